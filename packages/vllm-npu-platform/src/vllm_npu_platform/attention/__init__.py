@@ -1,0 +1,1 @@
+"""Attention layers as operators of the runtime, with all that varies as graph inputs."""

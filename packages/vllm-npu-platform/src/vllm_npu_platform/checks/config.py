@@ -1,0 +1,184 @@
+"""Which configurations can be honoured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from vllm_npu_runtime.drivers.base import KVContract
+from vllm_npu_runtime.errors import ConfigurationError
+
+from vllm_npu_platform.graph.shapes import contract_of, graph_shapes
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+    from vllm_npu_platform.target import Target
+
+Check = Callable[["VllmConfig", "Target"], Iterator[str]]
+
+DRAFT_METHODS = ("ngram", "draft_model")
+
+
+def check_config(vllm_config: VllmConfig, target: Target) -> None:
+    """Run every check.
+
+    Raises:
+        ConfigurationError: all problems at once, each with setting, value and fix.
+    """
+    problems = [problem for check in CHECKS for problem in check(vllm_config, target)]
+    if problems:
+        raise ConfigurationError.several(problems)
+
+
+def _parallelism(config: VllmConfig, _target: Target) -> Iterator[str]:
+    parallel = config.parallel_config
+    sizes = {
+        "tensor-parallel-size": parallel.tensor_parallel_size,
+        "pipeline-parallel-size": parallel.pipeline_parallel_size,
+        "data-parallel-size": parallel.data_parallel_size,
+        "decode-context-parallel-size": parallel.decode_context_parallel_size,
+        "prefill-context-parallel-size": parallel.prefill_context_parallel_size,
+    }
+    for name, size in sizes.items():
+        if size > 1:
+            yield f"--{name} {size}: one engine runs on one device for now. Use 1."
+    if parallel.enable_expert_parallel:
+        yield "--enable-expert-parallel: not supported yet. Leave it out."
+    if parallel.use_ubatching:
+        yield "--enable-dbo: steps are not split into micro-batches here. Leave it out."
+
+
+def _features(config: VllmConfig, _target: Target) -> Iterator[str]:
+    model, cache = config.model_config, config.cache_config
+    if config.lora_config is not None:
+        yield (
+            "--enable-lora: adapters would be traced away in a static graph, so they are refused "
+            "until they are inputs of it. Merge the adapter into the checkpoint."
+        )
+    if model is not None and model.enable_sleep_mode:
+        yield "--enable-sleep-mode: not supported yet. Leave it out."
+    if config.kv_transfer_config is not None:
+        yield (
+            f"--kv-transfer-config: connector '{config.kv_transfer_config.kv_connector}' moves KV "
+            "by hooks inside the layers, which a static graph doesn't call; nothing would be "
+            "transferred. Leave it out."
+        )
+    if config.ec_transfer_config is not None:
+        yield "--ec-transfer-config: there is no multimodal encoder to transfer from. Leave it out."
+    if cache.kv_sharing_fast_prefill:
+        yield "--kv-sharing-fast-prefill: needs a graph of its own. Leave it out."
+    if config.offload_config.uva.cpu_offload_gb > 0:
+        yield f"--cpu-offload-gb {config.offload_config.uva.cpu_offload_gb}: not supported. Use 0."
+    if config.offload_config.prefetch.offload_group_size > 0:
+        yield "--offload-group-size: not supported. Leave it out."
+
+
+def _model(config: VllmConfig, target: Target) -> Iterator[str]:
+    model, device = config.model_config, target.device
+    if model is None:
+        return
+    architecture = ", ".join(model.architectures)
+    if model.dtype not in device.capabilities.dtypes:
+        allowed = ", ".join(_short(dtype) for dtype in device.capabilities.dtypes)
+        yield f"--dtype {_short(model.dtype)}: {device.name} computes in {allowed}. Choose one."
+    if model.quantization is not None:
+        yield (
+            f"--quantization {model.quantization}: quantized checkpoints are not supported yet. "
+            "Use the unquantized checkpoint of the model."
+        )
+    if model.multimodal_config is not None:
+        yield f"{architecture}: multimodal models are not supported yet. Use a text-only model."
+    if model.is_encoder_decoder:
+        yield f"{architecture}: encoder-decoder models are not supported. Use a decoder or encoder."
+    if model.has_inner_state or model.is_hybrid:
+        yield f"{architecture}: models with state-space or linear attention are not supported."
+    if model.is_moe:
+        yield f"{architecture}: mixture-of-experts models are not supported yet. Use a dense model."
+    if model.use_mla:
+        yield f"{architecture}: multi-head latent attention (MLA) is not supported."
+
+
+def _kv_cache(config: VllmConfig, target: Target) -> Iterator[str]:
+    from vllm.utils.torch_utils import kv_cache_dtype_str_to_dtype
+
+    cache, capabilities = config.cache_config, target.device.capabilities
+    if config.model_config is None:
+        return
+    dtype = kv_cache_dtype_str_to_dtype(cache.cache_dtype, config.model_config)
+    quantized = cache.cache_dtype.startswith(("fp8", "int8", "nvfp4", "turboquant", "ultraquant"))
+    if quantized or dtype not in capabilities.kv_cache_dtypes:
+        allowed = ", ".join(["auto", *(_short(each) for each in capabilities.kv_cache_dtypes)])
+        yield (
+            f"--kv-cache-dtype {cache.cache_dtype}: {target.device.name} keeps KV in {allowed}. "
+            "Choose one."
+        )
+    sizes = capabilities.block_sizes
+    if sizes is not None and cache.block_size not in sizes:
+        allowed = ", ".join(map(str, sizes))
+        yield f"--block-size {cache.block_size}: {target.device.name} takes {allowed}."
+
+
+def _speculation(config: VllmConfig, _target: Target) -> Iterator[str]:
+    speculation = config.speculative_config
+    if speculation is not None and speculation.method not in DRAFT_METHODS:
+        yield (
+            f"--speculative-config method '{speculation.method}': supported are "
+            f"{', '.join(DRAFT_METHODS)}."
+        )
+
+
+def _compilation(config: VllmConfig, target: Target) -> Iterator[str]:
+    from vllm.config import CompilationMode, CUDAGraphMode
+
+    compilation = config.compilation_config
+    if compilation.mode not in (None, CompilationMode.NONE):
+        yield (
+            f"--compilation-config mode {compilation.mode.name}: the platform compiles the model "
+            "itself. Leave the mode out."
+        )
+    if compilation.cudagraph_mode not in (None, CUDAGraphMode.NONE):
+        yield (
+            f"--compilation-config cudagraph_mode {compilation.cudagraph_mode.name}: there is no "
+            "CUDA here. Leave it out."
+        )
+    if config.model_config is not None and config.model_config.enforce_eager:
+        capabilities = target.device.capabilities
+        if capabilities.static_shapes_only:
+            yield (
+                f"--enforce-eager: {target.device.name} runs compiled programs only. Leave it out; "
+                "VLLM_NPU_WARM_UP=0 shortens the start."
+            )
+
+
+def _shapes(config: VllmConfig, target: Target) -> Iterator[str]:
+    try:
+        shapes = graph_shapes(config, target)
+    except ConfigurationError as error:
+        yield str(error)
+        return
+    scheduler, capabilities = config.scheduler_config, target.device.capabilities
+    paged = contract_of(target) is KVContract.PAGED
+    most = capabilities.max_tokens
+    if paged and most is not None and scheduler.max_num_batched_tokens > most:
+        yield (
+            f"--max-num-batched-tokens {scheduler.max_num_batched_tokens}: {target.device.name} "
+            f"runs {most} tokens at most. Use {most} or less."
+        )
+    if not shapes:
+        yield "No graph would be compiled."
+
+
+CHECKS: tuple[Check, ...] = (
+    _parallelism,
+    _features,
+    _model,
+    _kv_cache,
+    _speculation,
+    _compilation,
+    _shapes,
+)
+
+
+def _short(dtype: object) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,186 @@
+"""The graph executor: runs a step's batch through compiled graphs and gives back its rows."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from vllm_npu_runtime.errors import NPUError
+from vllm_npu_runtime.ops import paged_attention
+
+from vllm_npu_platform.graph.buffers import Buffers, InputSpec, LayerGroup
+from vllm_npu_platform.graph.plan import Batch, Run, plan
+from vllm_npu_platform.graph.step_graph import HIDDEN, KEY, VALUE, StepGraph
+from vllm_npu_platform.stats import counters as names
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+    from vllm_npu_platform.attention.metadata import PagedMetadata
+    from vllm_npu_platform.graph.shapes import Shape, Shapes
+    from vllm_npu_platform.stats.counters import Counters
+    from vllm_npu_platform.target import Target
+
+_logger = logging.getLogger("vllm.npu")
+
+
+class GraphExecutor:
+    """All graphs of one model.
+
+    Args:
+        model: vLLM's model.
+        inputs: its tensor inputs.
+        groups: its attention layers, by block table.
+        shapes: the buckets.
+        vllm_config: of the engine.
+        target: device and settings.
+        counters: what is counted.
+        prefix: tells a draft model's counters from the model's.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        inputs: Sequence[InputSpec],
+        groups: Sequence[LayerGroup],
+        shapes: Shapes,
+        vllm_config: VllmConfig,
+        target: Target,
+        counters: Counters,
+        prefix: str = "",
+    ) -> None:
+        self.shapes = shapes
+        self.prefix = prefix
+        self._model = model
+        self._groups = tuple(groups)
+        self._vllm_config = vllm_config
+        self._target = target
+        self._counters = counters
+        self._graphs: dict[Shape, StepGraph] = {}
+        self._sealed = False
+        tokens = max(shape.tokens for shape in shapes)
+        requests = max(shape.requests for shape in shapes)
+        self._buffers = Buffers(inputs, groups, tokens, requests)
+
+    def __call__(
+        self, inputs: Mapping[str, torch.Tensor], metadata: Mapping[str, PagedMetadata]
+    ) -> dict[str, torch.Tensor]:
+        """Run one step.
+
+        Args:
+            inputs: the model's inputs, `[tokens, *tail]`, by name.
+            metadata: by attention layer.
+
+        Returns:
+            Hidden states, and auxiliary ones if the model gives them, `[tokens, hidden]`, by
+            name. The caller owns them.
+        """
+        batch = self._batch(metadata)
+        results: dict[str, torch.Tensor] = {}
+        for run in plan(batch, self.shapes):
+            graph = self._graph(run.shape)
+            graph.views.fill(run, batch, inputs)
+            outputs, seconds = graph.run()
+            self._counters.run(self.prefix, run, seconds)
+            self._scatter(run, batch, outputs)
+            _collect(results, run, batch.num_tokens, outputs)
+        return results
+
+    def compile(self, shape: Shape) -> None:
+        """Compile a graph, and run it once on nothing but padding."""
+        begin = time.perf_counter()
+        graph = StepGraph(
+            self._model, self._buffers.views(shape), self._vllm_config, self._target
+        )
+        graph.views.clear()
+        graph.run()
+        self._graphs[shape] = graph
+        self._counters.add(names.COMPILED)
+        self._counters.add(names.COMPILE_SECONDS, time.perf_counter() - begin)
+
+    def seal(self) -> None:
+        """Warm-up is over: what is compiled from now on comes too late."""
+        self._sealed = True
+
+    def rebind_weights(self) -> None:
+        """Weights were loaded anew."""
+        for graph in self._graphs.values():
+            graph.rebind_weights(self._model)
+
+    @property
+    def host_operators(self) -> set[str]:
+        """Operators that run on the host, over all graphs."""
+        return {name for graph in self._graphs.values() for name in graph.host_operators}
+
+    @property
+    def memory(self) -> int:
+        """Bytes of device memory that the graphs hold."""
+        return sum(graph.memory for graph in self._graphs.values())
+
+    def close(self) -> None:
+        """Free all graphs."""
+        for graph in self._graphs.values():
+            graph.close()
+        self._graphs.clear()
+
+    def _graph(self, shape: Shape) -> StepGraph:
+        if shape not in self._graphs:
+            if self._sealed:
+                self._complain(shape)
+            self.compile(shape)
+        return self._graphs[shape]
+
+    def _complain(self, shape: Shape) -> None:
+        self._counters.add(names.LATE)
+        line = (
+            f"Graph {self.prefix}{shape} is compiled after warm-up, while requests wait. "
+            "Warm-up should have compiled it: set VLLM_NPU_WARM_UP=1."
+        )
+        if self._target.settings.strict:
+            raise NPUError(f"{line} Strict mode makes this an error (VLLM_NPU_STRICT=0 allows it).")
+        _logger.warning(line)
+
+    def _batch(self, metadata: Mapping[str, PagedMetadata]) -> Batch:
+        steps = [metadata[group.layers[0]] for group in self._groups]
+        first = steps[0]
+        requests = first.seq_lens.shape[0]
+        return Batch(
+            query_start_loc=first.query_start_loc.numpy()[: requests + 1],
+            seq_lens=first.seq_lens.numpy(),
+            block_tables=tuple(step.block_table.numpy()[:requests] for step in steps),
+            slot_mappings=tuple(step.slot_mapping.numpy() for step in steps),
+            block_sizes=tuple(group.block_size for group in self._groups),
+        )
+
+    def _scatter(self, run: Run, batch: Batch, outputs: Mapping[str, torch.Tensor]) -> None:
+        """Write a gather run's new keys and values into the cache."""
+        layers = self._vllm_config.compilation_config.static_forward_context
+        for group, step_slots in zip(self._groups, batch.slot_mappings, strict=True):
+            slots = None
+            for layer in group.layers:
+                if KEY + layer not in outputs:
+                    continue
+                if slots is None:
+                    slots = torch.from_numpy(step_slots[run.tokens])
+                key, value = outputs[KEY + layer], outputs[VALUE + layer]
+                count = run.num_tokens
+                paged_attention.write(layers[layer].kv_cache, key[:count], value[:count], slots)
+
+
+def _collect(
+    results: dict[str, torch.Tensor], run: Run, tokens: int, outputs: Mapping[str, torch.Tensor]
+) -> None:
+    """Copy a run's real rows out, as the next run overwrites them."""
+    for name, tensor in outputs.items():
+        if not name.startswith((HIDDEN, "aux_")):
+            continue
+        rows = tensor[: run.num_tokens]
+        if run.num_tokens == tokens:
+            results[name] = rows.clone()
+            continue
+        if name not in results:
+            results[name] = tensor.new_empty(tokens, *tensor.shape[1:])
+        results[name][run.tokens] = rows

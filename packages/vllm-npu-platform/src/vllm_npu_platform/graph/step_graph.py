@@ -1,0 +1,134 @@
+"""One bucket: the program captured for its shape, compiled, and bound to its buffers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from vllm.forward_context import create_forward_context, override_forward_context
+from vllm_npu_runtime.capture import Named, capture, module_tensors
+from vllm_npu_runtime.drivers.base import CompileOptions
+from vllm_npu_runtime.ops import decompositions_for
+from vllm_npu_runtime.program import Kind
+
+from vllm_npu_platform.attention.metadata import GatherMetadata
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm_npu_runtime.drivers.base import Executable
+
+    from vllm_npu_platform.graph.buffers import Views
+    from vllm_npu_platform.target import Target
+
+HIDDEN = "hidden_states"
+AUXILIARY = "aux_hidden_states."
+KEY = "key:"
+VALUE = "value:"
+
+
+class StepGraph:
+    """A model's forward pass for one shape.
+
+    Args:
+        model: vLLM's model.
+        views: the buffers that it reads.
+        vllm_config: for the attention layers, which know their KV caches.
+        target: device and settings.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, views: Views, vllm_config: VllmConfig, target: Target
+    ) -> None:
+        self.views = views
+        self._executable = _compile(model, views, vllm_config, target)
+        self._names = [output.name for output in self._executable.program.outputs]
+        self._executable.bind({item.name: item.tensor for item in _bound(views, self._executable)})
+        caches = self._executable.program.named(Kind.KV_CACHE)
+        layers = vllm_config.compilation_config.static_forward_context
+        self._executable.bind({name: layers[name].kv_cache for name in caches})
+
+    @property
+    def host_operators(self) -> tuple[str, ...]:
+        """Operators that run on the host."""
+        return self._executable.host_operators
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the executable holds on the device."""
+        return self._executable.memory
+
+    def run(self) -> tuple[dict[str, torch.Tensor], float]:
+        """Run on what the buffers hold.
+
+        Returns:
+            The outputs by name, valid until the next run, and the seconds that it took.
+        """
+        begin = time.perf_counter()
+        outputs = self._executable.run()
+        seconds = time.perf_counter() - begin
+        return dict(zip(self._names, outputs, strict=True)), seconds
+
+    def rebind_weights(self, model: torch.nn.Module) -> None:
+        """Use the model's weights as they are now, after they were loaded anew."""
+        current = {item.name: item.tensor for item in module_tensors(model)}
+        names = self._executable.program.named(Kind.WEIGHT)
+        self._executable.bind({name: current[name] for name in names})
+
+    def close(self) -> None:
+        """Free it."""
+        self._executable.close()
+
+
+def _bound(views: Views, executable: Executable) -> list[Named]:
+    wanted = executable.program.named(Kind.INPUT)
+    return [item for item in views.named() if item.name in wanted]
+
+
+def _compile(
+    model: torch.nn.Module, views: Views, vllm_config: VllmConfig, target: Target
+) -> Executable:
+    device, settings = target.device, target.settings
+    metadata = views.metadata()
+    layers = vllm_config.compilation_config.static_forward_context
+    caches = [
+        Named(name, Kind.KV_CACHE, layers[name].kv_cache)
+        for name in metadata
+        if layers[name].kv_cache.numel()
+    ]
+    tensors = [*views.named(), *caches, *module_tensors(model)]
+    arguments: dict[str, Any] = {"input_ids": None, **views.inputs}
+
+    def forward() -> Mapping[str, torch.Tensor]:
+        return _outputs(model(**arguments), metadata)
+
+    arguments.setdefault("intermediate_tensors", None)
+    arguments.setdefault("inputs_embeds", None)
+    slots = {
+        layer: each
+        for group, each in zip(views.groups, views.slots, strict=True)
+        for layer in group.layers
+    }
+    context = create_forward_context(metadata, vllm_config, slot_mapping=slots)
+    with override_forward_context(context):
+        program = capture(
+            str(views.shape), forward, tensors, decompositions_for(device.capabilities)
+        )
+    options = CompileOptions(settings.run_timeout, settings.driver_options)
+    return device.driver.compile(program, device.info.name, options)
+
+
+def _outputs(result: Any, metadata: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """A forward pass's result by name, with the new keys and values of a gather graph."""
+    hidden, auxiliary = result if isinstance(result, tuple) else (result, ())
+    outputs = {HIDDEN: hidden}
+    for index, tensor in enumerate(auxiliary):
+        outputs[f"{AUXILIARY}{index}"] = tensor
+    for layer, each in metadata.items():
+        if isinstance(each, GatherMetadata) and layer in each.new_keys:
+            outputs[KEY + layer] = each.new_keys[layer]
+            outputs[VALUE + layer] = each.new_values[layer]
+    return outputs
+
+

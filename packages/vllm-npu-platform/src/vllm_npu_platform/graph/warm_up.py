@@ -1,0 +1,49 @@
+"""Warm-up: compile and run every bucket once, before the first request."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from vllm_npu_platform.graph.executor import GraphExecutor
+
+_logger = logging.getLogger("vllm.npu")
+
+
+def warm_up(executors: Sequence[GraphExecutor]) -> float:
+    """Compile all graphs, the largest first: a device that is too small says so at once.
+
+    A terminal gets a progress bar; a log gets a line now and then. Both give an estimate from
+    the graphs that are done.
+
+    Returns:
+        Seconds.
+    """
+    work = [(executor, shape) for executor in executors for shape in executor.shapes]
+    begin = said = time.perf_counter()
+    columns = (
+        TextColumn("[progress.description]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("Compiling graphs", total=len(work))
+        for done, (executor, shape) in enumerate(work, 1):
+            progress.update(task, description=f"Compiling {executor.prefix}{shape}")
+            executor.compile(shape)
+            progress.advance(task)
+            now = time.perf_counter()
+            if progress.disable and now - said > 5:
+                said = now
+                left = (now - begin) / done * (len(work) - done)
+                _logger.info("Compiled %d of %d graphs, about %.0f s left", done, len(work), left)
+    for executor in executors:
+        executor.seal()
+    return time.perf_counter() - begin

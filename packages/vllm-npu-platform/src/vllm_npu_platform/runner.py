@@ -1,0 +1,119 @@
+"""The model runner: vLLM's V1 runner, with the forward pass in the graph executor."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import torch
+from vllm.forward_context import get_forward_context
+from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+from vllm_npu_platform.drafting import route_drafts
+from vllm_npu_platform.graph.buffers import InputSpec
+from vllm_npu_platform.graph.executor import GraphExecutor
+from vllm_npu_platform.graph.groups import layer_groups
+from vllm_npu_platform.graph.shapes import graph_shapes
+from vllm_npu_platform.graph.step_graph import AUXILIARY, HIDDEN
+from vllm_npu_platform.sampling import GeneratorStates
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+    from vllm_npu_platform.stats.counters import Counters
+    from vllm_npu_platform.target import Target
+
+
+class NPUModelRunner(CPUModelRunner):
+    """Scheduling state, sampling, speculation and pooling are vLLM's own.
+
+    vLLM's CPU runner is the base because our tensors live on the host as its do: it makes one
+    buffer of each pair of host and device buffers. None of its compiled kernels is used.
+    """
+
+    def __init__(
+        self, vllm_config: VllmConfig, device: torch.device, target: Target, counters: Counters
+    ) -> None:
+        super().__init__(vllm_config, device)
+        self.target = target
+        self.counters = counters
+        self.executor: GraphExecutor | None = None
+        self.draft_executor: GraphExecutor | None = None
+        self._generators = GeneratorStates()
+
+    def build_executors(self) -> list[GraphExecutor]:
+        """Make the executors, once weights and KV caches are there."""
+        if self.model_config.enforce_eager:
+            return []
+        self.executor = GraphExecutor(
+            self.model,
+            self._inputs(),
+            layer_groups(self, self.model),
+            graph_shapes(self.vllm_config, self.target),
+            self.vllm_config,
+            self.target,
+            self.counters,
+        )
+        self.draft_executor = route_drafts(self)
+        return [each for each in (self.executor, self.draft_executor) if each is not None]
+
+    def _inputs(self) -> list[InputSpec]:
+        inputs = [InputSpec("positions", torch.int64)]
+        if self.enable_prompt_embeds:
+            inputs.append(InputSpec("inputs_embeds", self.dtype, (self.inputs_embeds_size,)))
+        else:
+            inputs.append(InputSpec("input_ids", torch.int32))
+        if "token_type_ids" in inspect.signature(self.model.forward).parameters:
+            # Requests may leave them out; zeros mean the same.
+            inputs.append(InputSpec("token_type_ids", torch.int32))
+        return inputs
+
+    def _model_forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+        intermediate_tensors: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **model_kwargs: Any,
+    ) -> Any:
+        """The one seam: hand the step to the graph executor."""
+        metadata = get_forward_context().attn_metadata
+        if self.executor is None or not metadata:
+            return super()._model_forward(
+                input_ids, positions, intermediate_tensors, inputs_embeds, **model_kwargs
+            )
+        given = {
+            "input_ids": input_ids,
+            "positions": positions,
+            "inputs_embeds": inputs_embeds,
+            **model_kwargs,
+        }
+        inputs = {name: tensor for name, tensor in given.items() if tensor is not None}
+        outputs = self.executor(inputs, metadata)
+        if self.use_aux_hidden_state_outputs:
+            count = len(outputs) - 1
+            return outputs[HIDDEN], [outputs[f"{AUXILIARY}{index}"] for index in range(count)]
+        return outputs[HIDDEN]
+
+    def _sample(self, logits: torch.Tensor | None, spec_decode_metadata: Any) -> Any:
+        discarded = self.discard_request_mask.np[: self.input_batch.num_reqs].nonzero()[0]
+        self._generators.save(self.input_batch.generators, discarded)
+        return super()._sample(logits, spec_decode_metadata)
+
+    def _bookkeeping_sync(self, *args: Any, **kwargs: Any) -> Any:
+        with self._generators.rewound(self.input_batch.generators):
+            return super()._bookkeeping_sync(*args, **kwargs)
+
+    def reload_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Load weights anew; graphs use the new ones from the next step on."""
+        super().reload_weights(*args, **kwargs)
+        for executor in (self.executor, self.draft_executor):
+            if executor is not None:
+                executor.rebind_weights()
+
+    def shutdown(self) -> None:
+        """Free graphs before what they are bound to."""
+        for executor in (self.executor, self.draft_executor):
+            if executor is not None:
+                executor.close()
+        super().shutdown()

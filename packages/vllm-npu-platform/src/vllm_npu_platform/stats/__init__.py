@@ -1,0 +1,1 @@
+"""What the executor counts, on its way from the worker's process to Prometheus."""

@@ -1,0 +1,99 @@
+"""Prometheus metrics of the NPU, beside vLLM's own at ``/metrics``."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from prometheus_client import Counter
+from vllm.v1.metrics.loggers import StatLoggerBase
+
+from vllm_npu_platform.stats import counters
+from vllm_npu_platform.stats.board import BoardReader, board_path
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.v1.metrics.stats import IterationStats, MultiModalCacheStats, SchedulerStats
+
+_logger = logging.getLogger("vllm.npu")
+
+_LABELS = ("model_name", "engine")
+_HELP = {
+    counters.STEPS: "Engine steps that ran the model.",
+    counters.DEVICE_SECONDS: "Seconds of steps spent in compiled programs.",
+    counters.HOST_SECONDS: "Seconds of steps spent in the worker outside compiled programs.",
+    counters.TOKENS: "Real tokens that programs ran on.",
+    counters.PADDED_TOKENS: "Tokens of padding that programs ran on.",
+    counters.ROWS: "Real requests that programs ran on.",
+    counters.PADDED_ROWS: "Requests of padding that programs ran on.",
+    counters.COMPILED: "Graphs compiled.",
+    counters.LOADED: "Graphs loaded from the compile cache.",
+    counters.LATE: "Graphs compiled after warm-up, while requests waited.",
+    counters.COMPILE_SECONDS: "Seconds spent in tracing and compiling graphs.",
+}
+
+
+class NPUStatLogger(StatLoggerBase):
+    """Turns the board's counters into Prometheus counters, and now and then into a log line."""
+
+    def __init__(self, vllm_config: VllmConfig, engine_index: int = 0) -> None:
+        from vllm_npu_platform.target import Target
+
+        self._board = BoardReader(board_path(vllm_config))
+        self._seen: dict[str, float] = {}
+        self._logged: dict[str, float] = {}
+        name = vllm_config.model_config.served_model_name
+        self._labels = (name if isinstance(name, str) else str(name), str(engine_index))
+        self._plain = {key: _counter(key, text, _LABELS) for key, text in _HELP.items()}
+        self._buckets = _counter(
+            "bucket_hits", "Runs by bucket.", (*_LABELS, "bucket")
+        )
+        self._device = Target.of(vllm_config).device.name
+
+    def record(
+        self,
+        scheduler_stats: SchedulerStats | None,
+        iteration_stats: IterationStats | None,
+        mm_cache_stats: MultiModalCacheStats | None = None,
+        engine_idx: int = 0,
+    ) -> None:
+        """Bring the metrics up to the board."""
+        for key, value in self._board.read().items():
+            gain = value - self._seen.get(key, 0.0)
+            if gain <= 0:
+                continue
+            self._seen[key] = value
+            if key.startswith(counters.BUCKET):
+                bucket = key.removeprefix(counters.BUCKET)
+                self._buckets.labels(*self._labels, bucket).inc(gain)
+            else:
+                self._plain[key].labels(*self._labels).inc(gain)
+
+    def log_engine_initialized(self) -> None:
+        """Bring up what warm-up has counted."""
+        self.record(None, None)
+
+    def log(self) -> None:
+        """One line on the steps since the last, if there were any."""
+        now = self._seen
+        since = {key: value - self._logged.get(key, 0.0) for key, value in now.items()}
+        self._logged = dict(now)
+        steps = since.get(counters.STEPS, 0.0)
+        if steps < 1:
+            return
+        real, padded = since[counters.TOKENS], since[counters.PADDED_TOKENS]
+        _logger.info(
+            "NPU %s: %d steps, device %.1f ms and host %.1f ms a step, %.0f %% of tokens padding, "
+            "%d graphs compiled late",
+            self._device,
+            steps,
+            1e3 * since[counters.DEVICE_SECONDS] / steps,
+            1e3 * since[counters.HOST_SECONDS] / steps,
+            100 * padded / max(real + padded, 1.0),
+            since[counters.LATE],
+        )
+
+
+def _counter(key: str, text: str, labels: tuple[str, ...]) -> Counter:
+    # vLLM unregisters what is called `vllm:…` when it sets up its metrics anew.
+    return Counter(f"vllm:npu_{key}", text, labels)

@@ -1,0 +1,51 @@
+"""What this process runs on: the settings and the device, found once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from vllm_npu_runtime.device import Device, find
+from vllm_npu_runtime.errors import ConfigurationError
+from vllm_npu_runtime.settings import Settings
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+SECTION = "npu"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Settings and device."""
+
+    settings: Settings
+    device: Device
+
+    @classmethod
+    def of(cls, vllm_config: VllmConfig) -> Target:
+        """From `--additional-config '{"npu": {…}}'` and the environment, which wins.
+
+        Raises:
+            ConfigurationError: a setting that can't be honoured, or no such device.
+        """
+        section = (vllm_config.additional_config or {}).get(SECTION, {})
+        if not isinstance(section, dict):
+            raise ConfigurationError(
+                f"additional-config: '{SECTION}' is {section!r}; it must be an object of settings, "
+                'as in \'{"npu": {"strict": true}}\'.'
+            )
+        settings = Settings.load(section)
+        return cls(settings, find(settings.device))
+
+    @classmethod
+    def of_environment(cls) -> Target:
+        """From the environment alone, for questions that come before there is a configuration."""
+        return _of_environment()
+
+
+@cache
+def _of_environment() -> Target:
+    settings = Settings.load({})
+    return Target(settings, find(settings.device))

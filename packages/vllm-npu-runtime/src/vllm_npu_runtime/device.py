@@ -1,0 +1,77 @@
+"""Which device to run on: ``<driver>[:<device>]``, or ``auto``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vllm_npu_runtime import drivers
+from vllm_npu_runtime.errors import ConfigurationError, NPUError
+
+if TYPE_CHECKING:
+    from vllm_npu_runtime.drivers.base import Capabilities, DeviceInfo, Driver
+
+AUTO = "auto"
+HOST_HINT = "VLLM_NPU_DEVICE=reference"
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device with the driver that serves it."""
+
+    driver: Driver
+    info: DeviceInfo
+
+    @property
+    def name(self) -> str:
+        """``<driver>:<device>``, or ``<driver>`` for a driver's only device."""
+        return f"{self.driver.name}:{self.info.name}" if self.info.name else self.driver.name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the device can do."""
+        return self.driver.capabilities(self.info.name)
+
+
+def find(spec: str) -> Device:
+    """The device that `spec` names, with its state of now.
+
+    Args:
+        spec: ``<driver>``, ``<driver>:<device>``, or ``auto`` for the first real NPU.
+
+    Raises:
+        ConfigurationError: unknown driver or device, or no NPU for ``auto``; the message names
+            what is there and the way to run on the host.
+    """
+    if spec == AUTO:
+        return _first_npu()
+    driver_name, _, device_name = spec.partition(":")
+    driver = drivers.load(driver_name)
+    found = list(driver.devices())
+    if not found:
+        raise ConfigurationError(f"Driver '{driver_name}' finds no device.")
+    if not device_name:
+        return Device(driver, found[0])
+    for info in found:
+        if info.name == device_name:
+            return Device(driver, info)
+    names = [f"{driver_name}:{info.name}" if info.name else driver_name for info in found]
+    raise ConfigurationError.unknown("device", spec, names)
+
+
+def _first_npu() -> Device:
+    reasons = []
+    for name in drivers.available():
+        try:
+            driver = drivers.load(name)
+            for info in driver.devices():
+                if info.is_npu:
+                    return Device(driver, info)
+        except NPUError as error:
+            reasons.append(f"{name}: {error}")
+        else:
+            reasons.append(f"{name}: no NPU")
+    raise ConfigurationError(
+        f"No NPU was found ({'; '.join(reasons) or 'no driver is installed'}). "
+        f"To run on the host, set {HOST_HINT}."
+    )

@@ -1,0 +1,192 @@
+"""What a vendor writes: a `Driver` that compiles programs into `Executable`s.
+
+Both are protocols: a driver needs no base class of ours, only these methods. The conformance
+kit (`vllm_npu_runtime.conformance`) checks that they do what this file says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from vllm_npu_runtime.program import Program
+
+
+class KVContract(StrEnum):
+    """Who reads and writes the KV cache."""
+
+    PAGED = "paged"
+    """The program holds `vllm_npu::paged_attention`: the device writes new keys and values and
+    attends over blocks. Prefill and decode mix; a bucket is a number of tokens."""
+    GATHER = "gather"
+    """The program holds `vllm_npu::gather_attention`: it reads the context from host-visible
+    blocks and returns new keys and values, which the host scatters. A bucket is a number of
+    decoding requests, or the chunk of one prefilling request."""
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """One device that a driver found.
+
+    Attributes:
+        name: what stands behind the colon of `<driver>:<device>`, as in "CPU"; "" for the
+            driver's only device.
+        description: the marketing name, for people.
+        total_memory: bytes that the device can address.
+        free_memory: bytes of it that are free now.
+        is_npu: a real NPU, which `VLLM_NPU_DEVICE=auto` may pick.
+        shares_host_memory: its memory is the host's.
+    """
+
+    name: str
+    description: str
+    total_memory: int
+    free_memory: int
+    is_npu: bool = False
+    shares_host_memory: bool = True
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a device can do.
+
+    Attributes:
+        dtypes: model dtypes, best first.
+        kv_cache_dtypes: KV cache dtypes, best first.
+        kv_contracts: contracts that it serves, best first.
+        kv_layout: layout of a layer's cache. "NHC": `[blocks, kv_heads, block_size,
+            2 * head_size]`, keys in the first half of the last axis, values in the second.
+        static_shapes_only: it runs no program with a dynamic shape. (Ours are all static.)
+        operators: operators that it runs, as `aten.mm`; None: every ATen operator and ours.
+            What is missing runs on the host, between pieces on the device.
+        weight_formats: packed weight formats, as in "uint4b8".
+        block_sizes: KV block sizes in tokens; None: any.
+        max_batch_size: most requests in one run; None: no limit.
+        max_tokens: most tokens in one run; None: no limit.
+        stateful: sessions keep KV inside the runtime.
+    """
+
+    dtypes: tuple[torch.dtype, ...]
+    kv_cache_dtypes: tuple[torch.dtype, ...]
+    kv_contracts: tuple[KVContract, ...]
+    kv_layout: str = "NHC"
+    static_shapes_only: bool = True
+    operators: frozenset[str] | None = None
+    weight_formats: tuple[str, ...] = ()
+    block_sizes: tuple[int, ...] | None = None
+    max_batch_size: int | None = None
+    max_tokens: int | None = None
+    stateful: bool = False
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """How to compile.
+
+    Attributes:
+        timeout: seconds after which a run counts as stalled; None: never.
+        driver: options of one driver, by its own names; it refuses the ones it doesn't know.
+    """
+
+    timeout: float | None = None
+    driver: Mapping[str, object] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Executable(Protocol):
+    """A program compiled for a device."""
+
+    @property
+    def program(self) -> Program:
+        """What was compiled."""
+
+    @property
+    def memory(self) -> int:
+        """Bytes of device memory that it holds, without shared weights and KV."""
+
+    @property
+    def host_operators(self) -> tuple[str, ...]:
+        """Operators that run on the host, between pieces on the device."""
+
+    def bind(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Bind inputs by name; they stay bound, and are read anew by every run.
+
+        The executable keeps them alive. Binding some leaves the rest as they were. Weights
+        that the program came with are bound already; binding them again makes the executable
+        use new values.
+
+        Raises:
+            BadShapeError: unknown name, or not the shape and dtype that was compiled.
+        """
+
+    def run(self) -> Sequence[torch.Tensor]:
+        """Run once on what is bound.
+
+        Returns:
+            The outputs in the program's order, valid until the next run.
+
+        Raises:
+            BadShapeError: an input isn't bound.
+            OutOfMemoryError, DeviceLostError, DeviceTimeoutError: as they say.
+        """
+
+    def close(self) -> None:
+        """Free what it holds on the device. It can't run any more."""
+
+
+@runtime_checkable
+class Driver(Protocol):
+    """The adapter to one vendor's runtime.
+
+    It is made once per process by the entry point's name, without arguments; making it must be
+    cheap and must not touch a device. `vllm_npu_runtime.drivers.load` does that.
+    """
+
+    name: str
+
+    def version(self) -> str:
+        """Version of the vendor's runtime and driver, for people."""
+
+    def devices(self) -> Sequence[DeviceInfo]:
+        """The devices that are there now; empty if there are none.
+
+        Raises:
+            ConfigurationError: the runtime is missing or too old; names what to install.
+        """
+
+    def capabilities(self, device: str) -> Capabilities:
+        """What `device` can do.
+
+        Raises:
+            ConfigurationError: there is no such device.
+        """
+
+    def fingerprint(self, device: str) -> str:
+        """Changes whenever a saved executable stops being valid: driver, compiler and device
+        versions. Part of the compile cache's key."""
+
+    def compile(self, program: Program, device: str, options: CompileOptions) -> Executable:
+        """Compile for a device.
+
+        Raises:
+            UnsupportedOperatorError: an operator that neither device nor host can run.
+            OutOfMemoryError: too little memory on the device.
+            ConfigurationError: an option that the driver doesn't know.
+        """
+
+    def save(self, executable: Executable, directory: Path) -> bool:
+        """Write what a later `load` needs into an empty directory; False if it can't."""
+
+    def load(self, program: Program, device: str, directory: Path, options: CompileOptions) -> Executable:
+        """The executable that `save` wrote. `program.graph` may be empty: nothing was traced.
+
+        Raises:
+            ConfigurationError: the files are not what `save` wrote.
+        """

@@ -1,0 +1,95 @@
+"""``vllm_npu::gather_attention``: attention for devices that only read the KV cache.
+
+New keys and values come in as operands and are not written; the program returns them, and the
+host scatters them into the cache after the run.
+
+Shape letters: N tokens = B requests * C tokens each, H query heads, G key/value heads, D head
+size, M blocks a request may have, S tokens a block holds.
+"""
+
+import torch
+
+from vllm_npu_runtime.ops.attention import causal_mask, masked_attention
+
+
+def decomposition(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    kv_cache: torch.Tensor,
+    block_table: torch.Tensor,
+    context_lens: torch.Tensor,
+    scale: float,
+    sliding_window: int = 0,
+    soft_cap: float = 0.0,
+) -> torch.Tensor:
+    """Attend over a gathered context and over the new tokens themselves.
+
+    Each request brings the same number C of new tokens, which follow its context. Padding
+    stands behind the real tokens of a request, where causality hides it from them.
+
+    Args:
+        query: `[N, H, D]`, request by request.
+        key: new keys `[N, G, D]`.
+        value: new values `[N, G, D]`.
+        kv_cache: `[blocks, G, S, 2 * D]`: keys, then values, on the last axis.
+        block_table: int32 `[B, M]`: the blocks of each request in order; any block where a
+            request has none.
+        context_lens: int32 `[B]`: tokens already in the cache; 0 for a padded row.
+        scale: see `masked_attention`.
+        sliding_window: see `causal_mask`.
+        soft_cap: see `masked_attention`.
+
+    Returns:
+        `[N, H, D]` in the query's dtype.
+    """
+    requests, blocks = block_table.shape
+    tokens, heads, size = query.shape
+    new = tokens // requests
+    _, groups, block_size, _ = kv_cache.shape
+    context = blocks * block_size
+
+    gathered = kv_cache.index_select(0, block_table.reshape(-1))
+    gathered = gathered.reshape(requests, blocks, groups, block_size, 2 * size)
+    gathered = gathered.permute(0, 1, 3, 2, 4).reshape(requests, context, groups, 2 * size)
+    gathered = gathered.to(key.dtype)
+    key_BKGD = torch.cat([gathered[..., :size], key.reshape(requests, new, groups, size)], 1)
+    value_BKGD = torch.cat([gathered[..., size:], value.reshape(requests, new, groups, size)], 1)
+
+    lens = context_lens.long().unsqueeze(1)
+    steps = torch.arange(new, device=query.device)
+    slots = torch.arange(context, device=query.device).expand(requests, context)
+    query_positions = lens + steps
+    key_positions = torch.cat([slots, query_positions], 1)
+    mask = causal_mask(query_positions, key_positions, sliding_window)
+    # What lies behind the context in the gathered blocks is not this request's.
+    in_context = torch.cat([slots < lens, torch.ones_like(query_positions, dtype=torch.bool)], 1)
+    mask = torch.logical_and(mask, in_context.unsqueeze(1))
+
+    out = masked_attention(
+        query.reshape(requests, new, heads, size), key_BKGD, value_BKGD, mask, scale, soft_cap
+    )
+    return out.reshape(tokens, heads, size)
+
+
+@torch.library.custom_op("vllm_npu::gather_attention", mutates_args=())
+def gather_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    kv_cache: torch.Tensor,
+    block_table: torch.Tensor,
+    context_lens: torch.Tensor,
+    scale: float,
+    sliding_window: int = 0,
+    soft_cap: float = 0.0,
+) -> torch.Tensor:
+    """See `decomposition`, which the host runs as it stands."""
+    return decomposition(
+        query, key, value, kv_cache, block_table, context_lens, scale, sliding_window, soft_cap
+    )
+
+
+@gather_attention.register_fake
+def _(query: torch.Tensor, *_operands: object, **_options: object) -> torch.Tensor:
+    return query.new_empty(query.shape)

@@ -21,7 +21,18 @@ class Bound:
         self.bind(program.weights)
 
     def bind(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Hold tensors from now on.
+        """Hold tensors from now on; where one doesn't fit, none is taken.
+
+        Raises:
+            BadShapeError: see `check`.
+        """
+        self.check(tensors)
+        for name, tensor in tensors.items():
+            self._arguments[self._index[name]] = tensor
+        self._missing -= tensors.keys()
+
+    def check(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Refuse what can't be bound.
 
         Raises:
             BadShapeError: a name that the program doesn't have, or another shape or dtype.
@@ -35,8 +46,6 @@ class Bound:
                     f"Input '{name}' of program '{self._program.name}' is {tensor.dtype} "
                     f"{list(tensor.shape)}; it was compiled for {wanted.dtype} {list(wanted.shape)}."
                 )
-            self._arguments[self._index[name]] = tensor
-            self._missing.discard(name)
 
     def arguments(self) -> Sequence[torch.Tensor]:
         """All tensors in the order of the program's inputs.

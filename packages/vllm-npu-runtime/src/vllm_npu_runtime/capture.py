@@ -64,7 +64,9 @@ def capture(
             `tensors`.
     """
     tracer = _Tracer(name, tensors, decompositions or {})
-    compiled = torch.compile(_with_own_code(function), backend=tracer, fullgraph=True, dynamic=False)
+    compiled = torch.compile(
+        _with_own_code(function), backend=tracer, fullgraph=True, dynamic=False
+    )
     try:
         result = compiled()
     except Exception as error:

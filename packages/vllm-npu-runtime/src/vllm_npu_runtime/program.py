@@ -79,9 +79,7 @@ class Program:
     def operators(self) -> set[str]:
         """Names of the operators in the graph, as in ``aten.mm`` or ``vllm_npu.paged_attention``."""
         return {
-            operator_name(node)
-            for node in self.graph.graph.nodes
-            if node.op == "call_function"
+            operator_name(node) for node in self.graph.graph.nodes if node.op == "call_function"
         }
 
 

@@ -15,6 +15,7 @@ from vllm.v1.attention.backend import (
     CommonAttentionMetadata,
     MultipleOf,
 )
+from vllm.v1.kv_cache_interface import EncoderOnlyAttentionSpec
 from vllm.v1.kv_cache_layout import KVCacheLayout
 from vllm_npu_runtime.errors import ConfigurationError
 
@@ -82,7 +83,8 @@ class NPUMetadataBuilder(AttentionMetadataBuilder[PagedMetadata]):
         Raises:
             ConfigurationError: a step that isn't causal, as some draft models ask for.
         """
-        if common_attn_metadata.causal is not True:
+        encoder = isinstance(self.kv_cache_spec, EncoderOnlyAttentionSpec)
+        if common_attn_metadata.causal is not True and not encoder:
             raise ConfigurationError("Decoder attention that isn't causal is not supported.")
         return PagedMetadata(
             block_table=common_attn_metadata.block_table_tensor,

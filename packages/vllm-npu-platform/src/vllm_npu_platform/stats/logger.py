@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 from typing import TYPE_CHECKING
 
 from prometheus_client import Counter
@@ -45,9 +46,7 @@ class NPUStatLogger(StatLoggerBase):
         name = vllm_config.model_config.served_model_name
         self._labels = (name if isinstance(name, str) else str(name), str(engine_index))
         self._plain = {key: _counter(key, text, _LABELS) for key, text in _HELP.items()}
-        self._buckets = _counter(
-            "bucket_hits", "Runs by bucket.", (*_LABELS, "bucket")
-        )
+        self._buckets = _counter("bucket_hits", "Runs by bucket.", (*_LABELS, "bucket"))
         self._device = Target.of(vllm_config).device.name
 
     def record(
@@ -60,9 +59,9 @@ class NPUStatLogger(StatLoggerBase):
         """Bring the metrics up to the board."""
         for key, value in self._board.read().items():
             gain = value - self._seen.get(key, 0.0)
+            self._seen[key] = value
             if gain <= 0:
                 continue
-            self._seen[key] = value
             if key.startswith(counters.BUCKET):
                 bucket = key.removeprefix(counters.BUCKET)
                 self._buckets.labels(*self._labels, bucket).inc(gain)
@@ -94,6 +93,10 @@ class NPUStatLogger(StatLoggerBase):
         )
 
 
+@cache
 def _counter(key: str, text: str, labels: tuple[str, ...]) -> Counter:
-    # vLLM unregisters what is called `vllm:…` when it sets up its metrics anew.
-    return Counter(f"vllm:npu_{key}", text, labels)
+    """One counter per process: every engine of it has a logger, told apart by labels.
+
+    Not called `vllm:…`: vLLM unregisters whatever is, when it sets up its own metrics after ours.
+    """
+    return Counter(f"vllm_npu:{key}", text, labels)

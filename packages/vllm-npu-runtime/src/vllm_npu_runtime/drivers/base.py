@@ -184,7 +184,9 @@ class Driver(Protocol):
     def save(self, executable: Executable, directory: Path) -> bool:
         """Write what a later `load` needs into an empty directory; False if it can't."""
 
-    def load(self, program: Program, device: str, directory: Path, options: CompileOptions) -> Executable:
+    def load(
+        self, program: Program, device: str, directory: Path, options: CompileOptions
+    ) -> Executable:
         """The executable that `save` wrote. `program.graph` may be empty: nothing was traced.
 
         Raises:

@@ -43,4 +43,7 @@ def decompositions_for(
 __all__ = [
     "DECOMPOSITIONS",
     "decompositions_for",
-"DECOMPOSITIONS", "encoder_attention", "gather_attention", "paged_attention"]
+    "encoder_attention",
+    "gather_attention",
+    "paged_attention",
+]

@@ -58,7 +58,7 @@ def encoder_attention(
     soft_cap: float = 0.0,
 ) -> torch.Tensor:
     """See `decomposition`; the host runs it request by request, which costs less."""
-    out = torch.zeros_like(query)
+    out = query.new_zeros(query.shape)
     bounds = query_start_loc.tolist()
     for begin, end in zip(bounds, bounds[1:], strict=False):
         if begin < end:

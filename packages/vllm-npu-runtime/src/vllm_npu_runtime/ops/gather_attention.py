@@ -85,9 +85,11 @@ def gather_attention(
     soft_cap: float = 0.0,
 ) -> torch.Tensor:
     """See `decomposition`, which the host runs as it stands."""
-    return decomposition(
+    out = decomposition(
         query, key, value, kv_cache, block_table, context_lens, scale, sliding_window, soft_cap
     )
+    # What follows was traced over the fake version's strides, and may view by them.
+    return out.contiguous()
 
 
 @gather_attention.register_fake

@@ -116,13 +116,19 @@ def paged_attention(
     """See `decomposition`; the host attends request by request over what each really has."""
     if key is not None and value is not None:
         write(kv_cache, key, value, slot_mapping)
-    out = torch.zeros_like(query)
+    out = query.new_zeros(query.shape)
     starts, lens = query_start_loc.tolist(), seq_lens.tolist()
     for row, length in enumerate(lens):
         begin, end = starts[row], starts[row + 1]
         if begin < end:
             out[begin:end] = _attend_one(
-                query[begin:end], kv_cache, block_table[row], length, scale, sliding_window, soft_cap
+                query[begin:end],
+                kv_cache,
+                block_table[row],
+                length,
+                scale,
+                sliding_window,
+                soft_cap,
             )
     return out
 
@@ -144,7 +150,9 @@ def _attend_one(
     key, value = context[..., :size], context[..., size:]
     if count == 1 and sliding_window == 0 and soft_cap == 0.0:
         grouped = query.reshape(groups, heads // groups, size)
-        return scaled_dot_product_attention(grouped, key, value, scale=scale).reshape(1, heads, size)
+        return scaled_dot_product_attention(grouped, key, value, scale=scale).reshape(
+            1, heads, size
+        )
     positions = torch.arange(length)
     mask = causal_mask(positions[None, length - count :], positions[None], sliding_window)
     return masked_attention(

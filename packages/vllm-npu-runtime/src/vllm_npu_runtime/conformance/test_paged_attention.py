@@ -1,0 +1,152 @@
+"""The paged contract: `paged_attention` writes the cache and attends over it.
+
+Unwritten slots hold garbage, blocks stand in shuffled order, and batches are padded, in every
+test here.
+"""
+
+import pytest
+import torch
+
+from vllm_npu_runtime.conformance.bench import Bench
+from vllm_npu_runtime.conformance.kernels import Options, PagedKernel, Requests
+from vllm_npu_runtime.conformance.pages import GARBAGE, Geometry, Span
+from vllm_npu_runtime.drivers.base import Capabilities
+
+
+@pytest.fixture
+def requests(paged: Geometry, finest: torch.dtype, capabilities: Capabilities) -> Requests:
+    """Requests in the finest dtype."""
+    return make(paged, finest, capabilities)
+
+
+def make(geometry: Geometry, dtype: torch.dtype, capabilities: Capabilities) -> Requests:
+    """Requests whose cache has the model's dtype, or the best that the device has."""
+    listed = capabilities.kv_cache_dtypes
+    return Requests(geometry, dtype, dtype if dtype in listed else listed[0])
+
+
+def test_prefill(bench: Bench, requests: Requests) -> None:
+    """A prompt that fills the bucket, and one that doesn't."""
+    kernel = PagedKernel(bench, requests, Options())
+    kernel.run(Span(0, 0, 16))
+    kernel.run(Span(1, 0, 5))
+
+
+def test_decode(bench: Bench, requests: Requests) -> None:
+    """One token of each request, over contexts that end within, at, and behind a block's end."""
+    lengths = (1, 15, 16, 37)
+    for request, length in enumerate(lengths):
+        requests.write(Span(request, 0, length))
+    kernel = PagedKernel(bench, requests, Options())
+    kernel.run(*(Span(request, length, length + 1) for request, length in enumerate(lengths)))
+
+
+def test_mixed(bench: Bench, requests: Requests) -> None:
+    """Prefill and decode in one batch, in any order."""
+    requests.write(Span(0, 0, 20))
+    requests.write(Span(2, 0, 3))
+    kernel = PagedKernel(bench, requests, Options())
+    kernel.run(Span(0, 20, 21), Span(1, 0, 7), Span(2, 3, 4), Span(3, 0, 2))
+    kernel.run(Span(3, 2, 9), Span(0, 21, 22))
+
+
+def test_chunked_prefill(bench: Bench, requests: Requests) -> None:
+    """A prompt in chunks, each over what the runs before it wrote."""
+    kernel = PagedKernel(bench, requests, Options())
+    for begin, end in ((0, 16), (16, 21), (21, 37), (37, 38)):
+        kernel.run(Span(0, begin, end))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_grouped_query(
+    bench: Bench, paged: Geometry, finest: torch.dtype, capabilities: Capabilities, groups: int
+) -> None:
+    """All, two, or each of the query heads share a key/value head."""
+    sizes = Geometry(paged.block_size, groups=groups)
+    requests = make(sizes, finest, capabilities)
+    requests.write(Span(1, 0, 18))
+    PagedKernel(bench, requests, Options()).run(Span(0, 0, 6), Span(1, 18, 19))
+
+
+@pytest.mark.parametrize("window", [1, 7, 20])
+def test_sliding_window(bench: Bench, requests: Requests, window: int) -> None:
+    """A token sees itself and the window - 1 tokens before it, across chunks and blocks."""
+    requests.write(Span(0, 0, 30))
+    requests.write(Span(1, 0, 30))
+    kernel = PagedKernel(bench, requests, Options(sliding_window=window))
+    kernel.run(Span(0, 30, 31), Span(1, 30, 42), Span(2, 0, 3))
+
+
+def test_soft_cap(bench: Bench, requests: Requests) -> None:
+    """Scores are bent to within the cap before the softmax."""
+    requests.write(Span(0, 0, 20))
+    kernel = PagedKernel(bench, requests, Options(scale=0.5, soft_cap=3.0))
+    kernel.run(Span(0, 20, 21), Span(1, 0, 9))
+
+
+def test_scale(bench: Bench, requests: Requests) -> None:
+    """The scale is the argument, not one over the square root of the head size."""
+    requests.write(Span(0, 0, 20))
+    PagedKernel(bench, requests, Options(scale=0.31)).run(Span(0, 20, 21), Span(1, 0, 9))
+
+
+def test_padding_is_finite(bench: Bench, requests: Requests) -> None:
+    """Rows without a token give numbers, which no later sum turns into NaN."""
+    kernel = PagedKernel(bench, requests, Options())
+    assert kernel.run(Span(0, 0, 3)).isfinite().all()
+    assert kernel.run().isfinite().all()
+
+
+def test_only_new_tokens_are_written(bench: Bench, requests: Requests) -> None:
+    """New keys and values are in their slots, and padding went nowhere but to block 0."""
+    kernel = PagedKernel(bench, requests, Options())
+    kernel.run(Span(0, 0, 3), Span(1, 0, 2))
+    expected = torch.full_like(requests.cache, GARBAGE)
+    written, requests.cache = requests.cache, expected
+    requests.write(Span(0, 0, 3))
+    requests.write(Span(1, 0, 2))
+    torch.testing.assert_close(written[1:], expected[1:])
+
+
+def test_shared_blocks(bench: Bench, requests: Requests) -> None:
+    """Two requests with one prefix read it from the same blocks."""
+    size = requests.geometry.block_size
+    requests.blocks.tables[1][0] = requests.blocks.tables[0][0]
+    requests.key[1, :size], requests.value[1, :size] = (
+        requests.key[0, :size],
+        requests.value[0, :size],
+    )
+    requests.write(Span(0, 0, size))
+    kernel = PagedKernel(bench, requests, Options())
+    kernel.run(Span(0, size, size + 4), Span(1, size, size + 3))
+
+
+def test_reads_what_another_layer_wrote(bench: Bench, requests: Requests) -> None:
+    """Without keys and values nothing is written: the cache has them already."""
+    requests.write(Span(0, 0, 21))
+    requests.write(Span(1, 0, 5))
+    before = requests.cache.clone()
+    kernel = PagedKernel(bench, requests, Options(), writes=False)
+    kernel.run(Span(0, 20, 21), Span(1, 0, 5))
+    assert torch.equal(requests.cache, before)
+
+
+def test_dtypes(
+    bench: Bench, paged: Geometry, capabilities: Capabilities, dtype: torch.dtype
+) -> None:
+    """A mixed batch in every declared dtype."""
+    requests = make(paged, dtype, capabilities)
+    requests.write(Span(0, 0, 40))
+    PagedKernel(bench, requests, Options()).run(Span(0, 40, 41), Span(1, 0, 11))
+
+
+def test_cache_dtypes(
+    bench: Bench, paged: Geometry, finest: torch.dtype, capabilities: Capabilities
+) -> None:
+    """A cache in every declared floating dtype, whatever the model's is."""
+    for kv_dtype in capabilities.kv_cache_dtypes:
+        if not kv_dtype.is_floating_point:
+            continue
+        requests = Requests(paged, finest, kv_dtype)
+        requests.write(Span(0, 0, 10))
+        PagedKernel(bench, requests, Options()).run(Span(0, 10, 11), Span(1, 0, 4))

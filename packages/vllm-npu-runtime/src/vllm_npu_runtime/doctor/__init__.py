@@ -1,0 +1,1 @@
+"""What is wrong on this machine, and how to mend it: ``vllm-npu doctor``."""

@@ -1,0 +1,98 @@
+"""``sim``: an NPU on paper.
+
+PyTorch computes the values, so tokens are right; a datasheet sets the limits. What it doesn't
+list is refused or goes to the host, memory and slots run out, faults strike on demand, and every
+executable says how long a run would take. For tests, and for sizing a device before buying it.
+
+Options (`CompileOptions.driver`): ``memory`` (bytes instead of the datasheet's), ``fail``
+(faults to inject; the grammar is in `vllm_npu_runtime.simulation.faults`), ``realtime`` (a run
+takes its estimated time).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from vllm_npu_runtime import __version__
+from vllm_npu_runtime.drivers.base import Capabilities, CompileOptions, DeviceInfo
+from vllm_npu_runtime.errors import ConfigurationError
+from vllm_npu_runtime.program import Program
+from vllm_npu_runtime.simulation.datasheet import DATASHEETS, Datasheet
+from vllm_npu_runtime.simulation.device import PaperDevice
+from vllm_npu_runtime.simulation.executable import SimExecutable
+from vllm_npu_runtime.simulation.faults import Call
+from vllm_npu_runtime.simulation.limits import check
+from vllm_npu_runtime.simulation.options import SimOptions
+
+
+class SimDriver:
+    """One paper NPU per datasheet."""
+
+    name = "sim"
+
+    def __init__(self) -> None:
+        self._devices: dict[str, PaperDevice] = {}
+
+    def reset(self) -> None:
+        """New devices: empty, with no faults, counting from one. For tests."""
+        self._devices.clear()
+
+    def version(self) -> str:
+        """The suite's version, and PyTorch's, which computes the values."""
+        return f"sim {__version__}, torch {torch.__version__}"
+
+    def devices(self) -> Sequence[DeviceInfo]:
+        """All datasheets, with the memory that executables leave free; none is a real NPU."""
+        return [self._info(sheet) for sheet in DATASHEETS.values()]
+
+    def capabilities(self, device: str) -> Capabilities:
+        """What the datasheet says."""
+        return _sheet(device).capabilities
+
+    def fingerprint(self, device: str) -> str:
+        """Versions, and a digest of the datasheet."""
+        return f"sim-{__version__}-torch-{torch.__version__}-{_sheet(device).fingerprint}"
+
+    def compile(self, program: Program, device: str, options: CompileOptions) -> SimExecutable:
+        """See `Driver.compile`; options are in this module's docstring.
+
+        Raises:
+            BadShapeError: a dynamic shape, a dtype or a size that isn't on the datasheet.
+        """
+        settings = SimOptions.of(options.driver)
+        paper = self._device(_sheet(device))
+        paper.configure(settings)
+        paper.check_in(Call.COMPILE, options.timeout)
+        check(program, paper.sheet)
+        return SimExecutable(program, paper, options.timeout, settings.realtime)
+
+    def save(self, executable: SimExecutable, directory: Path) -> bool:
+        """Nothing is compiled, so nothing is worth saving."""
+        return False
+
+    def load(
+        self, program: Program, device: str, directory: Path, options: CompileOptions
+    ) -> SimExecutable:
+        """Never called, as `save` says no."""
+        raise ConfigurationError("Driver 'sim' saves no executables.")
+
+    def _device(self, sheet: Datasheet) -> PaperDevice:
+        return self._devices.setdefault(sheet.name, PaperDevice(sheet))
+
+    def _info(self, sheet: Datasheet) -> DeviceInfo:
+        memory = self._device(sheet).memory
+        return DeviceInfo(
+            sheet.name, sheet.description, memory.total, memory.free, shares_host_memory=False
+        )
+
+
+def _sheet(device: str) -> Datasheet:
+    name = device or next(iter(DATASHEETS))
+    if name not in DATASHEETS:
+        raise ConfigurationError.unknown(
+            "device", f"sim:{device}", [f"sim:{each}" for each in DATASHEETS]
+        )
+    return DATASHEETS[name]

@@ -1,0 +1,117 @@
+"""Engines and models that the whole suite's tests share.
+
+An engine takes seconds to start, so tests ask for one by what it must be, and get the one that
+is already running if there is one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+# Before vllm is imported anywhere: it reads these once.
+os.environ.setdefault("VLLM_NPU_DEVICE", "reference")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+# Tests hand functions to the worker.
+os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+ROOT = Path(__file__).parent.parent
+DEMO_MODEL = ROOT / "examples" / "sonnets" / "model"
+CONTRACTS = ("paged", "gather")
+RUNNING_AT_ONCE = 3
+
+# Few buckets, as each costs a start a second; uneven ones, so that every batch is padded.
+NPU: dict[str, Any] = {
+    "strict": True,
+    "token_bucket": {"strategy": "exponential", "step": 8, "limit": 3},
+    "decode_batch_bucket": {"strategy": "exponential", "step": 4, "limit": 2},
+    "prefill_chunk_bucket": {"strategy": "exponential", "step": 8, "limit": 2},
+    "prefill_chunk_size": 96,
+}
+ENGINE: dict[str, Any] = {
+    "dtype": "float32",
+    "max_model_len": 1024,
+    "max_num_seqs": 8,
+    "max_num_batched_tokens": 256,
+    "kv_cache_memory_bytes": 64 << 20,
+    "seed": 0,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Callable[[str], Path]:
+    """Tiny trained checkpoints by name; made once and kept in a cache directory."""
+    from tests import tiny_models
+
+    directory = Path(os.environ.get("NPU_TEST_MODELS", ROOT / ".cache" / "tiny-models"))
+
+    def get(name: str) -> Path:
+        return tiny_models.build(name, directory)
+
+    return get
+
+
+class Engines:
+    """Running engines, least recently used first."""
+
+    def __init__(self, model: Callable[[str], Path]) -> None:
+        self._model = model
+        self._running: OrderedDict[str, LLM] = OrderedDict()
+
+    def get(self, name: str, contract: str = "paged", npu: dict[str, Any] | None = None,
+            **options: Any) -> LLM:
+        """The engine for a tiny model.
+
+        Args:
+            name: of the tiny model, or "demo".
+            contract: KV contract.
+            npu: settings of ours over the ones above.
+            options: of vLLM over the ones above.
+        """
+        from vllm import LLM
+
+        key = repr((name, contract, npu, sorted(options.items(), key=str)))
+        if key in self._running:
+            self._running.move_to_end(key)
+            return self._running[key]
+        while len(self._running) >= RUNNING_AT_ONCE:
+            self.stop(next(iter(self._running)))
+        path = DEMO_MODEL if name == "demo" else self._model(name)
+        settings = {**NPU, "kv_contract": contract, **(npu or {})}
+        additional = {"npu": settings}
+        self._running[key] = LLM(str(path), additional_config=additional, **{**ENGINE, **options})
+        return self._running[key]
+
+    def stop(self, key: str) -> None:
+        """Shut one down."""
+        self._running.pop(key).llm_engine.engine_core.shutdown()
+
+    def stop_all(self) -> None:
+        """Shut all down."""
+        for key in list(self._running):
+            self.stop(key)
+
+
+@pytest.fixture(scope="session")
+def engines(tiny_model: Callable[[str], Path]) -> Iterator[Engines]:
+    """Engines on demand."""
+    running = Engines(tiny_model)
+    yield running
+    running.stop_all()
+
+
+@pytest.fixture(params=CONTRACTS)
+def contract(request: pytest.FixtureRequest) -> str:
+    """Each KV contract in turn."""
+    return str(request.param)

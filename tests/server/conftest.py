@@ -1,0 +1,38 @@
+"""One API server per kind of model, shared by the tests of this directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import NPU
+from tests.serving import Server, serve
+
+COMMON = (
+    *("--dtype", "float32"),
+    *("--max-num-seqs", 8),
+    *("--max-num-batched-tokens", 256),
+    *("--kv-cache-memory-bytes", 32 << 20),
+    *("--additional-config", json.dumps({"npu": NPU})),
+)
+"""Small buckets, so that a server starts soon; strict, so that a late compile is an error."""
+
+NPU_STRICT = {"VLLM_NPU_STRICT": "1"}
+
+
+@pytest.fixture(scope="session")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where servers log."""
+    return tmp_path_factory.mktemp("servers")
+
+
+@pytest.fixture(scope="session")
+def demo(tiny_model: Callable[[str], Path], logs: Path) -> Iterator[Server]:
+    """The tiny Llama as model `demo`, with at most 512 tokens a request."""
+    model = tiny_model("llama")
+    arguments = (*COMMON, "--served-model-name", "demo", "--max-model-len", 512)
+    with serve(model, *arguments, env=NPU_STRICT, log=logs / "demo.log") as server:
+        yield server

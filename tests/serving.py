@@ -1,0 +1,234 @@
+"""`vllm serve` as a user runs it: a process of its own, spoken to over HTTP."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import openai
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+VLLM = Path(sys.executable).with_name("vllm")
+PATIENCE = 300.0
+"""Seconds until something counts as hung; nothing else here depends on time."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended.
+
+    Attributes:
+        returncode: as the shell would see it.
+        output: standard output and standard error, as they came.
+    """
+
+    returncode: int
+    output: str
+
+    def last_lines(self, count: int = 15) -> str:
+        """What a user sees without scrolling."""
+        return "\n".join(self.output.rstrip().splitlines()[-count:])
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that has answered.
+
+    Attributes:
+        url: without a path.
+        process: the API server's.
+        log: its output so far, and that of the engine.
+    """
+
+    url: str
+    process: psutil.Popen
+    log: Path
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self.url.rsplit(":", 1)[1])
+
+    @property
+    def openai(self) -> openai.OpenAI:
+        """The official client; no retries, so that an error is seen."""
+        return openai.OpenAI(
+            base_url=f"{self.url}/v1",
+            api_key="none",
+            max_retries=0,
+            timeout=PATIENCE,
+            http_client=openai.DefaultHttpxClient(trust_env=False),
+        )
+
+    @property
+    def http(self) -> httpx.Client:
+        """For what the official client doesn't know."""
+        return httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
+
+    def metrics(self) -> dict[str, float]:
+        """All counters and gauges of ``/metrics``, summed over labels."""
+        sums: dict[str, float] = {}
+        for name, _labels, value in self.samples():
+            sums[name] = sums.get(name, 0.0) + value
+        return sums
+
+    def samples(self) -> list[tuple[str, dict[str, str], float]]:
+        """All samples of ``/metrics``: name, labels, value."""
+        with self.http as client:
+            text = client.get("/metrics").raise_for_status().text
+        return [
+            (sample.name, sample.labels, sample.value)
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        ]
+
+
+def free_port() -> int:
+    """A port that the operating system says is free."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def run(
+    command: Sequence[str | Path],
+    env: Mapping[str, str | None] | None = None,
+    timeout: float = PATIENCE,
+) -> Finished:
+    """Run a command to its end; a hang is a failure, and leaves nothing running.
+
+    Args:
+        command: as in a shell.
+        env: variables over this process's; None takes one away.
+        timeout: seconds.
+    """
+    process = psutil.Popen(
+        [str(part) for part in command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment(env),
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        stop(process, signal.SIGKILL)
+        output, _ = process.communicate()
+        raise AssertionError(f"{command[0]} hangs:\n{output[-4000:]}") from None
+    return Finished(process.returncode, output)
+
+
+@contextmanager
+def serve(
+    model: str | Path,
+    *args: str | int | Path,
+    env: Mapping[str, str | None] | None = None,
+    log: Path,
+) -> Iterator[Server]:
+    """A server for `model`, from its first answer to its clean end.
+
+    Args:
+        model: a directory.
+        args: further arguments of ``vllm serve``.
+        env: variables over this process's; None takes one away.
+        log: where its output goes.
+
+    Raises:
+        RuntimeError: it ended before it answered; the message holds the end of its output.
+        AssertionError: it didn't stop, or left a process behind.
+    """
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    command = [VLLM, "serve", model, "--host", "127.0.0.1", "--port", port, *args]
+    with log.open("wb") as file:
+        process = psutil.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment(env),
+            start_new_session=True,
+        )
+    try:
+        _wait_until_healthy(url, process, log)
+        yield Server(url, process, log)
+    finally:
+        left = stop(process, signal.SIGINT)
+    assert not left, f"{left} had to be killed:\n{_tail(log)}"
+
+
+def stop(process: psutil.Popen, how: signal.Signals) -> list[str]:
+    """End a process that has a session of its own, and everything that it started.
+
+    Returns:
+        What had to be killed because it didn't end by itself.
+    """
+    family = _family(process)
+    if process.poll() is None:
+        process.send_signal(how)
+    try:
+        process.wait(60)
+    except (subprocess.TimeoutExpired, psutil.TimeoutExpired):
+        pass
+    _gone, alive = psutil.wait_procs(family, timeout=30)
+    left = [_describe(member) for member in alive]
+    for member in alive:
+        member.kill()
+    psutil.wait_procs(alive, timeout=30)
+    return left
+
+
+def environment(changes: Mapping[str, str | None] | None) -> dict[str, str]:
+    """This process's environment with changes; None takes a variable away."""
+    merged = {**os.environ, **(changes or {})}
+    return {name: value for name, value in merged.items() if value is not None}
+
+
+def _wait_until_healthy(url: str, process: psutil.Popen, log: Path) -> None:
+    end = time.monotonic() + PATIENCE
+    with httpx.Client(trust_env=False, timeout=10) as client:
+        while time.monotonic() < end:
+            if (code := process.poll()) is not None:
+                raise RuntimeError(f"vllm serve ended with code {code}:\n{_tail(log)}")
+            try:
+                if client.get(f"{url}/health").is_success:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.2)
+    raise RuntimeError(f"vllm serve doesn't answer:\n{_tail(log)}")
+
+
+def _family(process: psutil.Popen) -> list[psutil.Process]:
+    """The process and all in its session, orphans included."""
+    members = []
+    for member in psutil.process_iter():
+        try:
+            if os.getsid(member.pid) == process.pid:
+                members.append(member)
+        except (ProcessLookupError, PermissionError):
+            continue
+    return members
+
+
+def _describe(process: psutil.Process) -> str:
+    try:
+        return f"{process.pid} ({process.name()})"
+    except psutil.NoSuchProcess:
+        return str(process.pid)
+
+
+def _tail(log: Path, lines: int = 60) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])

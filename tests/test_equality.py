@@ -1,0 +1,92 @@
+"""Greedy tokens and logprobs equal Hugging Face's, for every family, under both KV contracts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests import oracle
+from tests.asking import ask, expected, greedy, passage
+from tests.prompts import mixed_prompts
+
+if TYPE_CHECKING:
+    from tests.conftest import Engines
+
+FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "exaone4", "gemma2")
+NEW_TOKENS = 16
+TOLERANCE = 1e-4
+
+# A chunk is smaller than a prompt, or takes every prompt whole.
+READING: dict[str, dict[str, Any]] = {
+    "chunked": {"max_num_batched_tokens": 128},
+    "whole": {"max_num_batched_tokens": 1024, "enable_chunked_prefill": False},
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize("reading", READING)
+def test_greedy_tokens_equal_hugging_face(
+    engines: Engines,
+    tiny_model: Callable[[str], Path],
+    family: str,
+    contract: str,
+    reading: str,
+) -> None:
+    """Prompts of 1 to 600 tokens, more of them than fit into a batch."""
+    path = tiny_model(family)
+    prompts = mixed_prompts(path, count=14, longest=600)
+    llm = engines.get(family, contract, **READING[reading])
+    assert greedy(llm, prompts, NEW_TOKENS) == expected(path, prompts, NEW_TOKENS)
+
+
+def test_logprobs_equal_hugging_face(
+    engines: Engines, tiny_model: Callable[[str], Path], family: str, contract: str
+) -> None:
+    """Of the prompt and of what was generated, the sampled token's and the best ones'."""
+    path = tiny_model(family)
+    prompts = mixed_prompts(path, count=4, longest=300)
+    llm = engines.get(family, contract, **READING["chunked"])
+    outputs = ask(llm, prompts, 4, logprobs=3, prompt_logprobs=2)
+    for prompt, output in zip(prompts, outputs, strict=True):
+        generated = list(output.outputs[0].token_ids)
+        reference = oracle.logprobs(path, prompt + generated)
+        given = [*output.prompt_logprobs[1:], *output.outputs[0].logprobs]
+        for position, best in enumerate(given):
+            for token, logprob in best.items():
+                assert abs(logprob.logprob - float(reference[position, token])) < TOLERANCE
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_keeps_close_to_float32(
+    engines: Engines, tiny_model: Callable[[str], Path], contract: str, dtype: str
+) -> None:
+    """Logprobs of a prompt are within what the dtype can resolve."""
+    path = tiny_model("llama")
+    prompt = passage(path, 200)
+    llm = engines.get("llama", contract, dtype=dtype)
+    (output,) = ask(llm, [prompt], 1, prompt_logprobs=0)
+    reference = oracle.logprobs(path, prompt)
+    errors = [
+        abs(given[token].logprob - float(reference[position, token]))
+        for position, (token, given) in enumerate(
+            zip(prompt[1:], output.prompt_logprobs[1:], strict=True)
+        )
+    ]
+    assert sum(errors) / len(errors) < (0.05 if dtype == "bfloat16" else 0.01)
+
+
+def test_graphs_give_the_tokens_of_the_model_run_eagerly(
+    engines: Engines, tiny_model: Callable[[str], Path], contract: str
+) -> None:
+    """`--enforce-eager` runs vLLM's model code as it is, where the device allows."""
+    prompts = mixed_prompts(tiny_model("llama"), count=8, longest=300)
+    eager = engines.get("llama", "paged", enforce_eager=True)
+    graphs = engines.get("llama", contract)
+    assert greedy(graphs, prompts, 12) == greedy(eager, prompts, 12)

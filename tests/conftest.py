@@ -69,8 +69,9 @@ class Engines:
         self._model = model
         self._running: OrderedDict[str, LLM] = OrderedDict()
 
-    def get(self, name: str, contract: str = "paged", npu: dict[str, Any] | None = None,
-            **options: Any) -> LLM:
+    def get(
+        self, name: str, contract: str = "paged", npu: dict[str, Any] | None = None, **options: Any
+    ) -> LLM:
         """The engine for a tiny model.
 
         Args:

@@ -191,8 +191,12 @@ def stop(process: psutil.Popen, how: signal.Signals) -> list[str]:
 
 
 def environment(changes: Mapping[str, str | None] | None) -> dict[str, str]:
-    """This process's environment with changes; None takes a variable away."""
-    merged = {**os.environ, **(changes or {})}
+    """This process's environment with changes; None takes a variable away.
+
+    What the tests set for engines in their own process (see `tests.conftest`) stays here.
+    """
+    ours = {"VLLM_LOGGING_LEVEL": None, "VLLM_ALLOW_INSECURE_SERIALIZATION": None}
+    merged = {**os.environ, **ours, **(changes or {})}
     return {name: value for name, value in merged.items() if value is not None}
 
 

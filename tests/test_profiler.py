@@ -23,7 +23,7 @@ def test_a_trace_shows_the_programs_that_ran(engines: Engines, tmp_path: Path) -
     llm.stop_profile()
     traces = sorted(tmp_path.rglob("*.pt.trace.json*"))
     assert traces
-    opened = gzip.open(traces[0]) if traces[0].suffix == ".gz" else traces[0].open("rb")
-    with opened as file:
+    opener = gzip.open if traces[0].suffix == ".gz" else open
+    with opener(traces[0]) as file:
         names = {event.get("name") for event in json.load(file)["traceEvents"]}
     assert "vllm_npu::paged_attention" in names

@@ -112,9 +112,7 @@ def test_samples_follow_the_distribution_of_hugging_face(
     assert abs(seen - chance) < 4 * math.sqrt(chance * (1 - chance) / len(draws)) + 1e-3
 
 
-@pytest.mark.parametrize(
-    "field", ["repetition_penalty", "presence_penalty", "frequency_penalty"]
-)
+@pytest.mark.parametrize("field", ["repetition_penalty", "presence_penalty", "frequency_penalty"])
 def test_penalties_suppress_repetition(llm: LLM, field: str) -> None:
     """A strong penalty leaves fewer repeated tokens than none does."""
     plain = tokens(llm, max_tokens=48)

@@ -45,9 +45,7 @@ def test_preempted_requests_come_back_unchanged(
     assert greedy(llm, prompts, new) == expected(path, prompts, new)
 
 
-def test_custom_scheduler_class(
-    engines: Engines, tiny_model: Callable[[str], Path]
-) -> None:
+def test_custom_scheduler_class(engines: Engines, tiny_model: Callable[[str], Path]) -> None:
     path = tiny_model("llama")
     prompts = mixed_prompts(path, count=4, longest=60)
     llm = engines.get("llama", "paged", scheduler_cls="tests.schedulers.OneAtATimeScheduler")

@@ -56,8 +56,7 @@ def test_greedy_tokens_equal_hugging_face(llm: Any, tiny_model: Callable[[str], 
     accepted = {
         metric.name: metric.value
         for metric in llm.get_metrics()
-        if metric.name.startswith("vllm:spec_decode_num")
-        and hasattr(metric, "value")
+        if metric.name.startswith("vllm:spec_decode_num") and hasattr(metric, "value")
     }
     assert accepted["vllm:spec_decode_num_drafts"] > 0
     assert accepted["vllm:spec_decode_num_accepted_tokens"] > 0

@@ -15,16 +15,21 @@ os.environ.setdefault("VLLM_NPU_DEVICE", "reference")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
+import hypothesis
 import numpy as np
+
+from vllm_npu_platform.graph.plan import Batch
 from vllm_npu_runtime.device import Device
 from vllm_npu_runtime.drivers.base import Capabilities
 from vllm_npu_runtime.drivers.reference import ReferenceDriver
 from vllm_npu_runtime.settings import Settings
 
-from vllm_npu_platform.graph.plan import Batch
-
 if TYPE_CHECKING:
     from vllm_npu_platform.target import Target
+
+# A loaded machine is no bug of the code under test.
+hypothesis.settings.register_profile("npu", deadline=None)
+hypothesis.settings.load_profile("npu")
 
 
 class PaperDriver(ReferenceDriver):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vllm_npu_runtime.errors import ConfigurationError
-from vllm_npu_runtime.settings import BucketSettings
 
 from vllm_npu_platform.graph.buckets import bucket_sizes, fitting
+from vllm_npu_runtime.errors import ConfigurationError
+from vllm_npu_runtime.settings import BucketSettings
 
 
 def sizes(maximum: int, **settings: object) -> tuple[int, ...]:

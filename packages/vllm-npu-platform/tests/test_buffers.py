@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from vllm_npu_runtime.drivers.base import KVContract
 
 from vllm_npu_platform.attention.metadata import GatherMetadata, PagedMetadata
 from vllm_npu_platform.graph.buffers import Buffers, InputSpec, LayerGroup, Views
 from vllm_npu_platform.graph.plan import Batch, Run
 from vllm_npu_platform.graph.shapes import Shape
+from vllm_npu_runtime.drivers.base import KVContract
 
 MakeBatch = Callable[..., Batch]
 INPUTS = [

@@ -15,9 +15,6 @@ import torch
 from vllm.config import CompilationMode, CUDAGraphMode, ModelConfig, VllmConfig
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 from vllm.v1.attention.selector import AttentionSelectorConfig
-from vllm_npu_runtime.drivers.base import KVContract
-from vllm_npu_runtime.errors import ConfigurationError
-from vllm_npu_runtime.settings import BucketSettings
 
 from vllm_npu_platform.attention.backend import NPUAttentionImpl
 from vllm_npu_platform.checks.attention import check_attention
@@ -25,6 +22,9 @@ from vllm_npu_platform.checks.config import check_config
 from vllm_npu_platform.checks.defaults import apply_defaults
 from vllm_npu_platform.checks.request import check_request
 from vllm_npu_platform.target import Target
+from vllm_npu_runtime.drivers.base import KVContract
+from vllm_npu_runtime.errors import ConfigurationError
+from vllm_npu_runtime.settings import BucketSettings
 
 MakeTarget = Callable[..., Target]
 LLAMA = {
@@ -124,7 +124,7 @@ REFUSED = [
     ("model_config.is_hybrid", True, "LlamaForCausalLM: models with state-space"),
     ("model_config.is_moe", True, "LlamaForCausalLM: mixture-of-experts"),
     ("model_config.use_mla", True, "LlamaForCausalLM: multi-head latent attention"),
-    ("cache_config.cache_dtype", "fp8", "--kv-cache-dtype fp8: paper keeps KV in auto, float32"),
+    ("cache_config.cache_dtype", "fp8", "--kv-cache-dtype fp8: paper keeps KV in float32"),
     ("cache_config.cache_dtype", "fp8_e5m2", "--kv-cache-dtype fp8_e5m2"),
     ("speculative_config", SimpleNamespace(method="eagle"), "supported are ngram, draft_model"),
     ("compilation_config.mode", CompilationMode.VLLM_COMPILE, "mode VLLM_COMPILE"),
@@ -154,7 +154,7 @@ DEVICE_REFUSES = [
     (
         {"kv_cache_dtypes": (torch.float16,)},
         {},
-        "--kv-cache-dtype auto: paper keeps KV in auto, float16",
+        "--kv-cache-dtype auto: paper keeps KV in float16. Choose one",
     ),
     ({"block_sizes": (64, 128)}, {}, "--block-size 16: paper takes 64, 128"),
     ({"max_tokens": 64}, {}, "runs 64 tokens at most. Use 64 or less"),
@@ -168,7 +168,9 @@ DEVICE_REFUSES = [
 
 
 @pytest.mark.parametrize(
-    ("limits", "settings", "text"), DEVICE_REFUSES, ids=[str(limits) for limits, *_ in DEVICE_REFUSES]
+    ("limits", "settings", "text"),
+    DEVICE_REFUSES,
+    ids=[str(limits) for limits, *_ in DEVICE_REFUSES],
 )
 def test_what_the_device_cannot_do_is_refused(
     limits: dict[str, Any],

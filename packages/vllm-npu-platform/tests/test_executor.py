@@ -12,9 +12,6 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.model_executor.layers.attention import Attention
-from vllm_npu_runtime.drivers.base import KVContract
-from vllm_npu_runtime.errors import BadShapeError, NPUError
-from vllm_npu_runtime.settings import BucketSettings
 
 from vllm_npu_platform.attention.backend import NPUAttentionBackend
 from vllm_npu_platform.attention.metadata import PagedMetadata
@@ -27,6 +24,9 @@ from vllm_npu_platform.graph.warm_up import warm_up
 from vllm_npu_platform.stats import counters as names
 from vllm_npu_platform.stats.counters import Counters
 from vllm_npu_platform.target import Target
+from vllm_npu_runtime.drivers.base import KVContract
+from vllm_npu_runtime.errors import BadShapeError, NPUError
+from vllm_npu_runtime.settings import BucketSettings
 
 HEADS, KV_HEADS, SIZE, VOCABULARY = 4, 2, 8, 32
 HIDDEN_SIZE = HEADS * SIZE

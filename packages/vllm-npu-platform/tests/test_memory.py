@@ -6,10 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from vllm_npu_runtime.drivers.base import DeviceInfo
-from vllm_npu_runtime.errors import ConfigurationError
 
 from vllm_npu_platform.memory import GIB, kv_cache_bytes
+from vllm_npu_runtime.drivers.base import DeviceInfo
+from vllm_npu_runtime.errors import ConfigurationError
 
 
 def cache(wanted: int | None = None, share: float = 0.5) -> Any:

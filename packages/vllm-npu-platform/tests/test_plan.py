@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from vllm_npu_runtime.drivers.base import KVContract
 
 from vllm_npu_platform.graph.plan import Batch, Run, plan
 from vllm_npu_platform.graph.shapes import Shape, Shapes
+from vllm_npu_runtime.drivers.base import KVContract
 
 MakeBatch = Callable[..., Batch]
 BLOCK = 4

@@ -16,14 +16,14 @@ from vllm.platforms import current_platform
 from vllm.platforms.interface import PlatformEnum
 from vllm.utils.import_utils import resolve_obj_by_qualname
 from vllm.v1.attention.selector import AttentionSelectorConfig
-from vllm_npu_runtime.errors import ConfigurationError
-from vllm_npu_runtime.settings import environment_variables
 
 from vllm_npu_platform.attention.backend import NPUAttentionBackend
 from vllm_npu_platform.communicator import NPUCommunicator
 from vllm_npu_platform.platform import NPUPlatform
 from vllm_npu_platform.target import Target
 from vllm_npu_platform.worker import NPUWorker
+from vllm_npu_runtime.errors import ConfigurationError
+from vllm_npu_runtime.settings import environment_variables
 
 WITHOUT_CUDA = pytest.mark.skipif(
     torch.cuda.is_available(), reason="CUDA's own names are left alone where there is CUDA"

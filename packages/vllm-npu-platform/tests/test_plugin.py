@@ -8,10 +8,10 @@ import subprocess
 import sys
 
 import pytest
-from vllm_npu_runtime.errors import ConfigurationError
 
 import vllm_npu_platform
 from vllm_npu_platform import target
+from vllm_npu_runtime.errors import ConfigurationError
 
 PLATFORM = "vllm_npu_platform.platform.NPUPlatform"
 
@@ -62,7 +62,7 @@ def test_an_unknown_device_is_not_left_to_another_platform(
     target._of_environment.cache_clear()
     try:
         assert vllm_npu_platform.register() == PLATFORM
-        with pytest.raises(ConfigurationError, match="'refrence'. Did you mean 'reference'"):
+        with pytest.raises(ConfigurationError, match=r"'refrence'\. Did you mean 'reference'"):
             NPUPlatform.pre_register_and_update()
     finally:
         target._of_environment.cache_clear()

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from vllm_npu_runtime.drivers.base import KVContract
-from vllm_npu_runtime.errors import ConfigurationError
-from vllm_npu_runtime.settings import BucketSettings
 
 from vllm_npu_platform.graph.shapes import Shape, contract_of, graph_shapes
 from vllm_npu_platform.target import Target
+from vllm_npu_runtime.drivers.base import KVContract
+from vllm_npu_runtime.errors import ConfigurationError
+from vllm_npu_runtime.settings import BucketSettings
 
 Make = Callable[..., Any]
 FEW = BucketSettings(strategy="exponential", step=4, limit=3)

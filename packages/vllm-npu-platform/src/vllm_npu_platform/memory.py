@@ -8,6 +8,7 @@ from vllm_npu_runtime.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from vllm.config import CacheConfig
+
     from vllm_npu_runtime.drivers.base import DeviceInfo
 
 # A host runs other things as well: of what is free there, this share may become KV cache.
@@ -15,9 +16,7 @@ HOST_SHARE = 0.5
 GIB = 1 << 30
 
 
-def kv_cache_bytes(
-    cache: CacheConfig, device: DeviceInfo, weights: int, activations: int
-) -> int:
+def kv_cache_bytes(cache: CacheConfig, device: DeviceInfo, weights: int, activations: int) -> int:
     """Bytes for the KV cache.
 
     `--kv-cache-memory-bytes` is taken as given. Else it is `--gpu-memory-utilization` of the

@@ -35,7 +35,6 @@ class NPUPlatform(Platform):
     dispatch_key = "CPU"
     dist_backend = "gloo"
     simple_compile_backend = "eager"
-    device_control_env_var = "VLLM_NPU_VISIBLE_DEVICES"
 
     @property
     def supported_dtypes(self) -> list[torch.dtype]:
@@ -141,6 +140,7 @@ class NPUPlatform(Platform):
         from vllm_npu_platform.checks.config import check_config
 
         check_config(vllm_config, Target.of(vllm_config))
+        host.spawn_workers()
         if vllm_config.parallel_config.worker_cls == "auto":
             vllm_config.parallel_config.worker_cls = "vllm_npu_platform.worker.NPUWorker"
 

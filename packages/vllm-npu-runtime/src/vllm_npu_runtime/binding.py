@@ -44,7 +44,8 @@ class Bound:
             if tuple(tensor.shape) != wanted.shape or tensor.dtype != wanted.dtype:
                 raise BadShapeError(
                     f"Input '{name}' of program '{self._program.name}' is {tensor.dtype} "
-                    f"{list(tensor.shape)}; it was compiled for {wanted.dtype} {list(wanted.shape)}."
+                    f"{list(tensor.shape)}; it was compiled for {wanted.dtype} "
+                    f"{list(wanted.shape)}."
                 )
 
     def arguments(self) -> Sequence[torch.Tensor]:

@@ -123,7 +123,8 @@ class _Tracer:
         for key, value in result.items():
             if names.setdefault(id(value), key) != key:
                 raise CaptureError(
-                    f"Program '{self._name}' returns one tensor as '{names[id(value)]}' and '{key}'."
+                    f"Program '{self._name}' returns one tensor as '{names[id(value)]}' and "
+                    f"'{key}'."
                 )
         missing = set(names) - {id(tensor) for tensor in self._stand_ins}
         if missing:

@@ -118,10 +118,12 @@ def _forward_written_operands(graph: Graph) -> None:
         if not is_mutable(node) or len(node.target._schema.returns) != 1:
             continue
         alias = node.target._schema.returns[0].alias_info
+        if alias is None:
+            continue
         for argument, value in _arguments(node):
-            if alias is not None and argument.alias_info is not None and isinstance(value, Node):
-                if argument.alias_info.before_set == alias.before_set:
-                    node.replace_all_uses_with(value, lambda user: user.op != "output")
+            written = argument.alias_info
+            if written is not None and written.before_set == alias.before_set:
+                node.replace_all_uses_with(value, lambda user: user.op != "output")
 
 
 def _last_writes(pieces: dict[Node, int]) -> dict[Node, int]:
@@ -142,13 +144,13 @@ def _last_writes(pieces: dict[Node, int]) -> dict[Node, int]:
 def _base(node: Node) -> Node:
     """The node whose memory a chain of views looks at."""
     while node.op == "call_function" and is_view(node):
-        node = node.args[0]  # type: ignore[assignment]
+        node = node.args[0]
     return node
 
 
 def _arguments(node: Node) -> Iterator[tuple[torch._C.Argument, object]]:
     """An operator's arguments with what the node passes for them."""
-    for position, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+    for position, argument in enumerate(node.target._schema.arguments):
         if position < len(node.args):
             yield argument, node.args[position]
         elif argument.name in node.kwargs:

@@ -77,7 +77,7 @@ class Program:
         return {binding.name: binding for binding in self.inputs if binding.kind is kind}
 
     def operators(self) -> set[str]:
-        """Names of the operators in the graph, as in ``aten.mm`` or ``vllm_npu.paged_attention``."""
+        """Names of the operators, as in ``aten.mm`` or ``vllm_npu.paged_attention``."""
         return {
             operator_name(node) for node in self.graph.graph.nodes if node.op == "call_function"
         }

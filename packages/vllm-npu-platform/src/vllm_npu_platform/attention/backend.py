@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-import vllm_npu_runtime.ops  # noqa: F401  (registers the operators)
 from vllm.v1.attention.backend import (
     AttentionBackend,
     AttentionImpl,
@@ -17,9 +16,10 @@ from vllm.v1.attention.backend import (
 )
 from vllm.v1.kv_cache_interface import EncoderOnlyAttentionSpec
 from vllm.v1.kv_cache_layout import KVCacheLayout
-from vllm_npu_runtime.errors import ConfigurationError
 
+import vllm_npu_runtime.ops  # noqa: F401  (registers the operators)
 from vllm_npu_platform.attention.metadata import GatherMetadata, PagedMetadata
+from vllm_npu_runtime.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheSpec
@@ -192,8 +192,8 @@ class NPUAttentionImpl(AttentionImpl[PagedMetadata]):
         if self.shares_kv_of is not None:
             key = metadata.new_keys[self.shares_kv_of]
             value = metadata.new_values[self.shares_kv_of]
-        else:
-            name = layer.layer_name  # type: ignore[attr-defined]
+        elif key is not None and value is not None:
+            name = layer.layer_name
             metadata.new_keys[name] = key
             metadata.new_values[name] = value
         result: torch.Tensor = torch.ops.vllm_npu.gather_attention(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from vllm_npu_platform.graph.shapes import contract_of, graph_shapes
 from vllm_npu_runtime.drivers.base import KVContract
 from vllm_npu_runtime.errors import ConfigurationError
-
-from vllm_npu_platform.graph.shapes import contract_of, graph_shapes
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -102,16 +101,19 @@ def _model(config: VllmConfig, target: Target) -> Iterator[str]:
 def _kv_cache(config: VllmConfig, target: Target) -> Iterator[str]:
     from vllm.utils.torch_utils import kv_cache_dtype_str_to_dtype
 
-    cache, capabilities = config.cache_config, target.device.capabilities
-    if config.model_config is None:
+    model, cache = config.model_config, config.cache_config
+    capabilities = target.device.capabilities
+    if model is None:
         return
-    dtype = kv_cache_dtype_str_to_dtype(cache.cache_dtype, config.model_config)
+    dtype = kv_cache_dtype_str_to_dtype(cache.cache_dtype, model)
     quantized = cache.cache_dtype.startswith(("fp8", "int8", "nvfp4", "turboquant", "ultraquant"))
-    if quantized or dtype not in capabilities.kv_cache_dtypes:
-        allowed = ", ".join(["auto", *(_short(each) for each in capabilities.kv_cache_dtypes)])
+    # "auto" is the model's dtype; where that is refused already, mending it mends this.
+    refused = cache.cache_dtype == "auto" and dtype not in capabilities.dtypes
+    if quantized or (dtype not in capabilities.kv_cache_dtypes and not refused):
+        allowed = ", ".join(_short(each) for each in capabilities.kv_cache_dtypes)
         yield (
             f"--kv-cache-dtype {cache.cache_dtype}: {target.device.name} keeps KV in {allowed}. "
-            "Choose one."
+            f"Choose one; 'auto' takes the model's dtype, {_short(model.dtype)}."
         )
     sizes = capabilities.block_sizes
     if sizes is not None and cache.block_size not in sizes:
@@ -152,6 +154,8 @@ def _compilation(config: VllmConfig, target: Target) -> Iterator[str]:
 
 
 def _shapes(config: VllmConfig, target: Target) -> Iterator[str]:
+    if config.model_config is None:
+        return
     try:
         shapes = graph_shapes(config, target)
     except ConfigurationError as error:

@@ -20,4 +20,6 @@ def check_request(processed_inputs: EngineInput, params: SamplingParams | Poolin
         ValueError: inputs that only a multimodal model takes.
     """
     if processed_inputs.get("type") == "multimodal":
-        raise ValueError("Multimodal inputs are not supported on this platform yet. Send text only.")
+        raise ValueError(
+            "Multimodal inputs are not supported on this platform yet. Send text only."
+        )

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from vllm_npu_runtime.capture import Named
-from vllm_npu_runtime.drivers.base import KVContract
-from vllm_npu_runtime.program import Kind
 
 from vllm_npu_platform.attention.metadata import GatherMetadata, PagedMetadata
 from vllm_npu_platform.graph.plan import Batch, Run
 from vllm_npu_platform.graph.shapes import Shape
+from vllm_npu_runtime.capture import Named
+from vllm_npu_runtime.drivers.base import KVContract
+from vllm_npu_runtime.program import Kind
 
 
 @dataclass(frozen=True)

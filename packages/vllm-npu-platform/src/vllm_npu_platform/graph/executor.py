@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from vllm_npu_runtime.errors import NPUError
-from vllm_npu_runtime.ops import paged_attention
 
 from vllm_npu_platform.graph.buffers import Buffers, InputSpec, LayerGroup
 from vllm_npu_platform.graph.plan import Batch, Run, plan
 from vllm_npu_platform.graph.step_graph import HIDDEN, KEY, VALUE, StepGraph
 from vllm_npu_platform.stats import counters as names
+from vllm_npu_runtime.errors import NPUError
+from vllm_npu_runtime.ops import paged_attention
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -92,9 +92,7 @@ class GraphExecutor:
     def compile(self, shape: Shape) -> None:
         """Compile a graph, and run it once on nothing but padding."""
         begin = time.perf_counter()
-        graph = StepGraph(
-            self._model, self._buffers.views(shape), self._vllm_config, self._target
-        )
+        graph = StepGraph(self._model, self._buffers.views(shape), self._vllm_config, self._target)
         graph.views.clear()
         graph.run()
         self._graphs[shape] = graph

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vllm_npu_runtime.drivers.base import KVContract
-
 from vllm_npu_platform.graph.buckets import fitting
 from vllm_npu_platform.graph.shapes import Shape, Shapes
 
@@ -109,9 +107,7 @@ def _chunk_runs(batch: Batch, shapes: Shapes, request: int, context: int) -> Ite
         yield Run(shape, slice(first, first + count), rows, count, 1, context + first - begin)
 
 
-def _reads_what_is_written(
-    batch: Batch, lengths: np.ndarray, contexts: np.ndarray
-) -> np.ndarray:
+def _reads_what_is_written(batch: Batch, lengths: np.ndarray, contexts: np.ndarray) -> np.ndarray:
     """Which requests have a block in their context that another request writes in this step."""
     late = np.zeros(batch.num_requests, dtype=bool)
     if batch.num_requests < 2:

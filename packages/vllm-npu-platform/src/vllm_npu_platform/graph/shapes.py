@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vllm_npu_platform.graph.buckets import bucket_sizes
 from vllm_npu_runtime.drivers.base import KVContract
 from vllm_npu_runtime.errors import ConfigurationError
-
-from vllm_npu_platform.graph.buckets import bucket_sizes
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

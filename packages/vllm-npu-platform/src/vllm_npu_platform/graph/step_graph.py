@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from vllm.forward_context import create_forward_context, override_forward_context
+
+from vllm_npu_platform.attention.metadata import GatherMetadata
 from vllm_npu_runtime.capture import Named, capture, module_tensors
 from vllm_npu_runtime.drivers.base import CompileOptions
 from vllm_npu_runtime.ops import decompositions_for
 from vllm_npu_runtime.program import Kind
 
-from vllm_npu_platform.attention.metadata import GatherMetadata
-
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
-    from vllm_npu_runtime.drivers.base import Executable
 
     from vllm_npu_platform.graph.buffers import Views
     from vllm_npu_platform.target import Target
+    from vllm_npu_runtime.drivers.base import Executable
 
 HIDDEN = "hidden_states"
 AUXILIARY = "aux_hidden_states."
@@ -130,5 +130,3 @@ def _outputs(result: Any, metadata: Mapping[str, Any]) -> dict[str, torch.Tensor
             outputs[KEY + layer] = each.new_keys[layer]
             outputs[VALUE + layer] = each.new_values[layer]
     return outputs
-
-

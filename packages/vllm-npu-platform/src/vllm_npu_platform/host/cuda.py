@@ -72,7 +72,7 @@ def stand_in_for_cuda() -> None:
     torch.Event = HostEvent  # type: ignore[misc, assignment]
     torch.cuda.Event = HostEvent  # type: ignore[misc, assignment]
     torch.cuda.Stream = HostStream  # type: ignore[misc, assignment]
-    torch.cuda.current_stream = lambda *_args: _STREAM  # type: ignore[assignment, return-value]
+    torch.cuda.current_stream = lambda *_args: _STREAM  # type: ignore[assignment]
     torch.cuda.stream = lambda *_args: nullcontext()  # type: ignore[assignment]
     torch.accelerator.synchronize = _nothing
     torch.accelerator.empty_cache = _no_cache

@@ -1,4 +1,4 @@
-"""Our environment variables, in vLLM's list of known ones."""
+"""Environment variables: ours among those that vLLM knows, and vLLM's that we set."""
 
 import os
 from collections.abc import Callable
@@ -15,3 +15,12 @@ def register_environment_variables() -> None:
 
     for name in environment_variables():
         vllm.envs.environment_variables.setdefault(name, reader(name))
+
+
+def spawn_workers() -> None:
+    """Have vLLM start its processes anew instead of forking this one, unless the user chose.
+
+    A process that has computed with torch on the host holds OpenMP threads, which a fork
+    doesn't take along: the child waits for them forever at its first parallel loop.
+    """
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")

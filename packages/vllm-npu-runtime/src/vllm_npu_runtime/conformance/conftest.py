@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-
 from typing import NoReturn
 
 import pytest
@@ -12,36 +11,19 @@ import torch
 
 from vllm_npu_runtime.conformance.bench import Bench
 from vllm_npu_runtime.conformance.pages import Geometry
-from vllm_npu_runtime.device import Device, find
+from vllm_npu_runtime.conformance.plugin import DEVICE
+from vllm_npu_runtime.device import Device
 from vllm_npu_runtime.drivers.base import Capabilities, KVContract
-from vllm_npu_runtime.errors import NPUError
 
 # Torch's trace records are meant for its structured log, and would bury a failure's report.
 logging.getLogger("torch.__trace").propagate = False
-
-_DEVICE = pytest.StashKey[Device]()
-
-
-def _device(config: pytest.Config) -> Device:
-    if _DEVICE not in config.stash:
-        spec = config.getoption("--npu-device", default=None)
-        if spec is None:
-            _stop("Name the device to check: --npu-device=<driver>[:<device>].")
-        try:
-            config.stash[_DEVICE] = find(spec)
-        except NPUError as error:
-            _stop(f"--npu-device={spec}: {error}")
-    return config.stash[_DEVICE]
-
-
-def _stop(reason: str) -> NoReturn:
-    pytest.exit(reason, returncode=pytest.ExitCode.USAGE_ERROR)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that takes `dtype` once for each dtype that the device declares."""
     if "dtype" in metafunc.fixturenames:
-        dtypes = _device(metafunc.config).capabilities.dtypes
+        device = metafunc.config.stash.get(DEVICE, None)
+        dtypes = device.capabilities.dtypes if device else ()
         metafunc.parametrize("dtype", dtypes, ids=[str(d).removeprefix("torch.") for d in dtypes])
 
 
@@ -53,7 +35,12 @@ def _seeded() -> None:
 @pytest.fixture(scope="session")
 def device(pytestconfig: pytest.Config) -> Device:
     """The device under test."""
-    return _device(pytestconfig)
+    if DEVICE not in pytestconfig.stash:
+        pytest.exit(
+            "Name the device to check: --npu-device=<driver>[:<device>].",
+            returncode=pytest.ExitCode.USAGE_ERROR,
+        )
+    return pytestconfig.stash[DEVICE]
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from vllm_npu_runtime.doctor.inventory import DriverReport
 
 SECONDS = 120
+MODULE = "vllm_npu_runtime.doctor.probe"
 
 
 class Found(BaseModel):
@@ -62,7 +63,7 @@ def _run(arguments: list[str]) -> Found | str:
     """What was found, or how the process ended instead."""
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "found.json"
-        command = [sys.executable, "-P", "-m", __spec__.name, str(out), *arguments]
+        command = [sys.executable, "-P", "-m", MODULE, str(out), *arguments]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
         except subprocess.TimeoutExpired:

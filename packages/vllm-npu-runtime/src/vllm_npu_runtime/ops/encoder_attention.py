@@ -3,6 +3,10 @@
 Shape letters: T tokens, R requests, H query heads, G key/value heads, D head size.
 """
 
+from itertools import pairwise
+
+from itertools import pairwise
+
 import torch
 
 from vllm_npu_runtime.ops.attention import masked_attention
@@ -60,7 +64,7 @@ def encoder_attention(
     """See `decomposition`; the host runs it request by request, which costs less."""
     out = query.new_zeros(query.shape)
     bounds = query_start_loc.tolist()
-    for begin, end in zip(bounds, bounds[1:], strict=False):
+    for begin, end in pairwise(bounds):
         if begin < end:
             whole = query_start_loc.new_tensor([0, end - begin])
             out[begin:end] = decomposition(

@@ -54,7 +54,7 @@ def estimate(program: Program, sheet: Datasheet, launches: int = 1) -> Estimate:
     """
     flops = count_flops(program)
     moved = count_bytes(program)
-    peak = sheet.flops.get(_arithmetic_dtype(program), max(sheet.flops.values()))
+    peak = _peak(program, sheet)
     return Estimate(
         flops, moved, flops / peak, moved / sheet.bandwidth, launches * sheet.launch_overhead
     )
@@ -119,7 +119,7 @@ def _cache_bytes(cache: int, node: torch.fx.Node) -> int:
         names = [argument.name for argument in schema.arguments] if schema else []
         if "block_table" in names:
             # Attention reads the blocks that the block table can name.
-            table = user.args[names.index("block_table")].meta["val"]  # type: ignore[union-attr]
+            table = user.args[names.index("block_table")].meta["val"]
             blocks = node.meta["val"].shape[0]
             read += min(table.numel(), blocks) * (cache // blocks)
         elif is_view(user) or is_mutable(user):
@@ -137,16 +137,16 @@ def _nbytes(value: object) -> int:
     return 0
 
 
-def _arithmetic_dtype(program: Program) -> torch.dtype | None:
-    """The floating dtype of most bytes of weights, else of inputs: what products are made of."""
+def _peak(program: Program, sheet: Datasheet) -> float:
+    """FLOP/s in the dtype that products are made of: most bytes of weights, else of inputs."""
     for kind in (Kind.WEIGHT, Kind.INPUT):
-        bytes_by_dtype: Counter[torch.dtype] = Counter()
+        sizes: Counter[torch.dtype] = Counter()
         for binding in program.named(kind).values():
-            if binding.dtype.is_floating_point:
-                bytes_by_dtype[binding.dtype] += binding.nbytes
-        if bytes_by_dtype:
-            return bytes_by_dtype.most_common(1)[0][0]
-    return None
+            if binding.dtype in sheet.flops:
+                sizes[binding.dtype] += binding.nbytes
+        if sizes:
+            return sheet.flops[sizes.most_common(1)[0][0]]
+    return max(sheet.flops.values())
 
 
 # Two products, of queries with keys and of weights with values, each of 2 * D operations for a

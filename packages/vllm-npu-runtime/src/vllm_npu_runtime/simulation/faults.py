@@ -74,6 +74,6 @@ def parse(text: object) -> tuple[Fault, ...]:
                 f"Option 'fail' of driver 'sim': '{part}' is not a fault. Write "
                 f"<{'|'.join(Effect)}>@<{'|'.join(Call)}>[:<number>], as in 'stall@run:3'."
             )
-        number = match["number"]
-        faults.append(Fault(Effect(match["effect"]), Call(match["call"]), number and int(number)))
+        number = int(match["number"]) if match["number"] else None
+        faults.append(Fault(Effect(match["effect"]), Call(match["call"]), number))
     return tuple(faults)

@@ -49,7 +49,7 @@ def _check_attention(
             f"{device} doesn't serve the KV contract '{contract}', which "
             f"'{operator_name(node)}' needs. It serves: {served}."
         )
-    query, table = node.args[0].meta["val"], node.args[4].meta["val"]  # type: ignore[union-attr]
+    query, table = node.args[0].meta["val"], node.args[4].meta["val"]
     for what, count, limit in (
         ("tokens", query.shape[0], sheet.max_tokens),
         ("requests", table.shape[0], sheet.max_batch_size),

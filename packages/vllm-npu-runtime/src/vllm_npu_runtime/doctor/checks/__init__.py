@@ -1,0 +1,1 @@
+"""The checks: one file, one question, one function `check`. `registry.py` lists them."""

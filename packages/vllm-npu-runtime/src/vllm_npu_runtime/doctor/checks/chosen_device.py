@@ -1,0 +1,31 @@
+"""Is the device that `VLLM_NPU_DEVICE` names there?"""
+
+from collections.abc import Iterator
+
+from vllm_npu_runtime.device import AUTO, HOST_HINT
+from vllm_npu_runtime.doctor.environment import Environment
+from vllm_npu_runtime.doctor.result import Result, error, ok, warning
+
+
+def check(environment: Environment) -> Iterator[Result]:
+    """Find it as the platform does."""
+    wanted, found = environment.device, environment.find()
+    if found.device is None:
+        _, _, name = HOST_HINT.partition("=")
+        problem = f"VLLM_NPU_DEVICE={wanted}: {found.device_error}"
+        if wanted == AUTO:
+            yield warning(
+                f"{problem} vLLM will not use this suite.",
+                f"`export {HOST_HINT}` to run on the host, or install the driver of your NPU.",
+            )
+        else:
+            yield error(
+                problem,
+                f"Choose one that `vllm-npu devices` lists, as in `export VLLM_NPU_DEVICE={name}`.",
+            )
+        return
+    info = next(
+        (d for report in found.drivers for d in report.devices if d.name == found.device), None
+    )
+    about = f": {info.description}, {info.free_memory / 2**30:.1f} GiB free" if info else ""
+    yield ok(f"VLLM_NPU_DEVICE={wanted} is {found.device}{about}")

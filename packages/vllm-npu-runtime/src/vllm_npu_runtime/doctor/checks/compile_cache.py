@@ -1,0 +1,53 @@
+"""Can compiled graphs be kept?"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from vllm_npu_runtime.doctor.environment import Environment
+from vllm_npu_runtime.doctor.result import Result, error, ok, warning
+
+ROOM = 2**30
+
+
+def check(environment: Environment) -> Iterator[Result]:
+    """Write where the cache is, or where its directory would be made."""
+    path = directory(environment.variables)
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    problem = _problem(there)
+    if problem:
+        yield error(
+            f"{path} can't be written: {problem}",
+            "`export VLLM_CACHE_ROOT=` and a directory of yours.",
+        )
+        return
+    free = shutil.disk_usage(there).free
+    detail = f"{path}, {free / 2**30:.1f} GiB free"
+    if free < ROOM:
+        yield warning(
+            f"{detail}: compiled graphs may not fit.",
+            "Free some space, or `export VLLM_CACHE_ROOT=` and a directory with more.",
+        )
+    else:
+        yield ok(detail)
+
+
+def directory(variables: Mapping[str, str]) -> Path:
+    """Where the compile cache is, as vLLM finds the root of its caches."""
+    home = variables.get("HOME") or os.path.expanduser("~")
+    root = variables.get("VLLM_CACHE_ROOT") or os.path.join(
+        variables.get("XDG_CACHE_HOME") or os.path.join(home, ".cache"), "vllm"
+    )
+    return Path(root.replace("~", home, 1) if root.startswith("~/") else root).absolute() / "npu"
+
+
+def _problem(place: Path) -> str:
+    if not place.is_dir():
+        return f"{place} is not a directory."
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            return ""
+    except OSError as problem:
+        return f"{problem.strerror}."

@@ -112,7 +112,7 @@ def engines(tiny_model: Callable[[str], Path]) -> Iterator[Engines]:
     running.stop_all()
 
 
-@pytest.fixture(params=CONTRACTS)
+@pytest.fixture(params=CONTRACTS, scope="session")
 def contract(request: pytest.FixtureRequest) -> str:
-    """Each KV contract in turn."""
+    """Each KV contract in turn. Its scope has pytest run the tests of one after the other's."""
     return str(request.param)

@@ -26,7 +26,7 @@ READING: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=FAMILIES, scope="module")
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 NEW_TOKENS = 32
 
 
-@pytest.fixture(params=["ngram", "draft_model"])
+@pytest.fixture(params=["ngram", "draft_model"], scope="module")
 def speculation(
     request: pytest.FixtureRequest, tiny_model: Callable[[str], Path]
 ) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def speculation(
     }
 
 
-@pytest.fixture(params=[False, True], ids=["sync", "async"])
+@pytest.fixture(params=[False, True], ids=["sync", "async"], scope="module")
 def llm(
     engines: Engines,
     contract: str,

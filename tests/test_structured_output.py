@@ -22,7 +22,7 @@ SCHEMA = {
 GRAMMAR = 'root ::= verse verse\nverse ::= ("rose" | "thorn") "\\n"'
 
 
-@pytest.fixture(params=[False, True], ids=["sync", "async"])
+@pytest.fixture(params=[False, True], ids=["sync", "async"], scope="module")
 def llm(engines: Engines, contract: str, request: pytest.FixtureRequest) -> LLM:
     return engines.get("llama", contract, async_scheduling=request.param)
 

@@ -219,6 +219,13 @@ def test_recovered_tokens(
     assert launch_recovered(batch, target, drafted, inverse) == want
 
 
+def test_noise_keeps_its_float64() -> None:
+    batch = Batch([1], seed=0)
+    inverse = torch.ones(1, VOCAB, dtype=torch.float64)
+    inverse[0, 5] += 2**-40
+    assert launch_recovered(batch, torch.ones(1, VOCAB), torch.zeros(1, VOCAB), inverse) == [5]
+
+
 def test_nothing_left_to_recover_gives_a_token_of_the_vocabulary() -> None:
     batch = Batch([2], seed=0)
     probs = batch.probabilities()

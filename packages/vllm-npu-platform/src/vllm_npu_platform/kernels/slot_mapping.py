@@ -62,9 +62,9 @@ def compute_slot_mapping(
     blocks = block_table_ptr.numpy()[rows, columns]
     mapping = slot_mapping_ptr.numpy()
     slots = mapping[begin:end]
-    # (block - column) × size + position is block × size + position % size, with one operation
-    # fewer. Block ids are int32, a large cache's slots aren't.
-    np.subtract(blocks, columns, out=slots, dtype=np.int64)
+    # (block - column) × size + position is block × size + position % size, with an operation
+    # less. Only the blocks are int32; a large cache has slots beyond that.
+    np.subtract(blocks, columns, out=slots)
     slots *= KV_CACHE_BLOCK_SIZE
     slots += positions
     mapping[num_tokens:max_num_tokens] = PAD_ID

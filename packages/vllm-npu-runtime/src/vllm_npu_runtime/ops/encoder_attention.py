@@ -5,8 +5,6 @@ Shape letters: T tokens, R requests, H query heads, G key/value heads, D head si
 
 from itertools import pairwise
 
-from itertools import pairwise
-
 import torch
 
 from vllm_npu_runtime.ops.attention import masked_attention

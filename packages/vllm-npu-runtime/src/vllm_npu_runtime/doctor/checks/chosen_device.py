@@ -5,14 +5,16 @@ from collections.abc import Iterator
 from vllm_npu_runtime.device import AUTO, HOST_HINT
 from vllm_npu_runtime.doctor.environment import Environment
 from vllm_npu_runtime.doctor.result import Result, error, ok, warning
+from vllm_npu_runtime.doctor.sizes import in_words
 
 
 def check(environment: Environment) -> Iterator[Result]:
     """Find it as the platform does."""
     wanted, found = environment.device, environment.find()
+    named = wanted if "VLLM_NPU_DEVICE" in environment.variables else f"{wanted} (the default)"
     if found.device is None:
         _, _, name = HOST_HINT.partition("=")
-        problem = f"VLLM_NPU_DEVICE={wanted}: {found.device_error}"
+        problem = f"VLLM_NPU_DEVICE={named}: {found.device_error}"
         if wanted == AUTO:
             yield warning(
                 f"{problem} vLLM will not use this suite.",
@@ -27,5 +29,5 @@ def check(environment: Environment) -> Iterator[Result]:
     info = next(
         (d for report in found.drivers for d in report.devices if d.name == found.device), None
     )
-    about = f": {info.description}, {info.free_memory / 2**30:.1f} GiB free" if info else ""
-    yield ok(f"VLLM_NPU_DEVICE={wanted} is {found.device}{about}")
+    about = f": {info.description}, {in_words(info.free_memory)} free" if info else ""
+    yield ok(f"VLLM_NPU_DEVICE={named} is {found.device}{about}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vllm_npu_runtime.doctor.environment import Environment
 from vllm_npu_runtime.doctor.result import Result, error, ok, warning
+from vllm_npu_runtime.doctor.sizes import in_words
 
 ROOM = 2**30
 
@@ -15,7 +16,7 @@ ROOM = 2**30
 def check(environment: Environment) -> Iterator[Result]:
     """Write where the cache is, or where its directory would be made."""
     path = directory(environment.variables)
-    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    there = next(place for place in (path, *path.parents) if os.path.exists(place))
     problem = _problem(there)
     if problem:
         yield error(
@@ -24,7 +25,7 @@ def check(environment: Environment) -> Iterator[Result]:
         )
         return
     free = shutil.disk_usage(there).free
-    detail = f"{path}, {free / 2**30:.1f} GiB free"
+    detail = f"{path}, {in_words(free)} free"
     if free < ROOM:
         yield warning(
             f"{detail}: compiled graphs may not fit.",

@@ -14,6 +14,4 @@ def check(environment: Environment) -> Iterator[Result]:
     elif environment.version("vllm") is None:
         yield ok("Not installed, and not needed without vLLM.")
     else:
-        yield warning(
-            "Not installed: n-gram speculation fails at start-up.", "`pip install numba`"
-        )
+        yield warning("Not installed: n-gram speculation fails at start-up.", "`pip install numba`")

@@ -29,6 +29,12 @@ def check(environment: Environment) -> Iterator[Result]:
         )
         return
     names = text.split(",")
+    if PLATFORM not in installed and PLATFORM in names:
+        yield error(
+            f"{VARIABLE}='{text}' names '{PLATFORM}', which isn't installed.",
+            "`pip install vllm-npu-platform`, or install it from a clone.",
+        )
+        return
     wrong = [_mistake(name, installed) for name in names if name not in installed]
     mended = _mended(names, installed)
     if wrong:
@@ -60,7 +66,8 @@ def _mistake(name: str, installed: set[str]) -> str:
 
 def _mended(names: list[str], installed: set[str]) -> str:
     """What was probably meant, the platform included."""
-    meant = [name.strip() if name.strip() in installed else _nearest(name, installed) for name in names]
+    stripped = [name.strip() for name in names]
+    meant = [name if name in installed else _nearest(name, installed) for name in stripped]
     return ",".join(dict.fromkeys([*filter(None, meant), PLATFORM]))
 
 

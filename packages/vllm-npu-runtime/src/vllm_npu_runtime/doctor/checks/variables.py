@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from vllm_npu_runtime.doctor.environment import Environment
+from vllm_npu_runtime.doctor.redaction import without_secrets
 from vllm_npu_runtime.doctor.result import Result, error, ok
 from vllm_npu_runtime.errors import ConfigurationError
 from vllm_npu_runtime.settings import Settings, environment_variables
@@ -16,5 +17,9 @@ def check(environment: Environment) -> Iterator[Result]:
         yield error(str(problem), "Mend or unset these; docs/configuration.md lists all.")
         return
     known = environment_variables()
-    given = [f"{n}={text}" for n, text in sorted(environment.variables.items()) if n in known]
+    given = [
+        f"{name}={without_secrets(name, text)}"
+        for name, text in sorted(environment.variables.items())
+        if name in known
+    ]
     yield ok(", ".join(given) or "All at their defaults.")

@@ -43,7 +43,7 @@ def answer(case: Case) -> str:
             arguments = parser.parse_args(["--model", *case.arguments])
             AsyncEngineArgs.from_cli_args(arguments).create_engine_config()
         except SystemExit:
-            return said.getvalue()
+            return said.getvalue().rstrip().rsplit("\n", 1)[-1]
         except Exception as error:
             return str(error) or repr(error)
     return ""

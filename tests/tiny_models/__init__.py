@@ -77,9 +77,7 @@ def _write(recipe: Recipe, base: Path | None, target: Path) -> None:
     from .train import train
 
     model = train(recipe, base)
-    model.config.problem_type = None
-    saved = getattr(model, recipe.keep) if recipe.keep else model
-    saved.save_pretrained(target)
+    model.save_pretrained(target)
     tokenizer(bert=recipe.bert).save_pretrained(target)
     if recipe.pooling:
         _write_sentence_transformers(recipe, target)

@@ -22,10 +22,8 @@ class Recipe:
         config: Class of its configuration.
         options: What the configuration is given beyond `COMMON`.
         objective: A name in `train.OBJECTIVES`.
-        steps: Optimizer steps; 0 keeps the weights of `base`.
+        steps: Optimizer steps; 0 keeps the weights as they begin.
         base: Recipe whose weights training starts from, instead of random ones.
-        keep: Attribute of the trained model to save instead of all of it, as the
-            encoder without the head that it was trained with.
         pooling: Sentence Transformers' name of a pooling mode. Such a checkpoint says
             of itself that it makes embeddings, of length 1.
     """
@@ -36,7 +34,6 @@ class Recipe:
     objective: str = "next-token"
     steps: int = 240
     base: str | None = None
-    keep: str | None = None
     pooling: str | None = None
 
     @property
@@ -76,7 +73,10 @@ LLAMA3_ROPE: dict[str, Any] = {
 }
 LLAMA: dict[str, Any] = {**GQA, "rope_parameters": LLAMA3_ROPE, "tie_word_embeddings": True}
 QWEN3: dict[str, Any] = {**GQA, "tie_word_embeddings": True}
-BERT: dict[str, Any] = {"num_attention_heads": 2}
+
+# An encoder's answers are numbers, not the better of two tokens, so it needs no training;
+# but its weights start large, for else its answers would hardly depend on the text.
+BERT: dict[str, Any] = {"num_attention_heads": 2, "initializer_range": 0.15}
 
 PERIODS: dict[str, Any] = {
     "id2label": {0: "procreation", 1: "fair youth", 2: "dark lady"},
@@ -126,28 +126,18 @@ RECIPES: dict[str, Recipe] = {
             "final_logit_softcapping": 12.0,
         },
     ),
-    "bert": Recipe(
-        architecture="BertForMaskedLM",
-        config="BertConfig",
-        options=BERT,
-        objective="masked",
-        keep="bert",
-    ),
+    "bert": Recipe(architecture="BertModel", config="BertConfig", options=BERT, steps=0),
     "bert-classifier": Recipe(
         architecture="BertForSequenceClassification",
         config="BertConfig",
         options=BERT | PERIODS,
-        objective="period",
-        steps=100,
-        base="bert",
+        steps=0,
     ),
     "bert-cross": Recipe(
         architecture="BertForSequenceClassification",
         config="BertConfig",
         options=BERT | RELEVANCE,
-        objective="relevance",
-        steps=200,
-        base="bert",
+        steps=0,
     ),
     "qwen3-embedding": Recipe(
         architecture="Qwen3ForCausalLM",

@@ -11,17 +11,16 @@ from transformers import PreTrainedTokenizerFast
 SONNETS = Path(__file__).resolve().parents[2] / "examples" / "sonnets" / "sonnets.txt"
 
 SPECIAL_TOKENS = (
-    "<|pad|>",
+    "<|endoftext|>",  # padding; the tokenizer class for Qwen2 would add it if it were missing
     "<|begin|>",
     "<|end|>",
     "<|user|>",
     "<|assistant|>",
     "<|system|>",
-    "<|mask|>",
 )
 """Their ids are their positions: 0 is padding, 1 begins a text, 2 ends it."""
 
-PAD, BEGIN, END, USER, ASSISTANT, SYSTEM, MASK = range(len(SPECIAL_TOKENS))
+PAD, BEGIN, END, USER, ASSISTANT, SYSTEM = range(len(SPECIAL_TOKENS))
 
 VOCAB_SIZE = 512
 MAX_LENGTH = 1024
@@ -72,8 +71,7 @@ def tokenizer(*, bert: bool = False) -> PreTrainedTokenizerFast:
         tokenizer_object=bpe,
         bos_token="<|begin|>",
         eos_token="<|end|>",
-        pad_token="<|pad|>",
-        mask_token="<|mask|>",
+        pad_token="<|endoftext|>",
         additional_special_tokens=["<|user|>", "<|assistant|>", "<|system|>"],
         chat_template=CHAT_TEMPLATE,
         model_max_length=MAX_LENGTH,

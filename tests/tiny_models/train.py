@@ -12,11 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .recipes import COMMON, Recipe
-from .text import BEGIN, END, MASK, PAD, VOCAB_SIZE, encode, sonnets, stream
+from .text import BEGIN, END, PAD, encode, sonnets, stream
 
 SEED = 1609  # the year in which the sonnets appeared
 LEARNING_RATE = 0.02
-IGNORED = -100  # label of a position that has no part in the loss
 
 Batch = dict[str, Tensor]
 
@@ -40,17 +39,6 @@ def next_token(rng: random.Random, step: int) -> Batch:
     return {"input_ids": ids, "labels": ids}
 
 
-def masked(rng: random.Random, step: int) -> Batch:
-    """Windows of the text framed as BERT's, with 15 % of the tokens to be filled in."""
-    size, length = batch_shape(rng, step)
-    ids = torch.tensor([[BEGIN, *window(rng, length), END] for _ in range(size)])
-    hidden = torch.tensor([[rng.random() < 0.15 for _ in row] for row in ids.tolist()])
-    return {
-        "input_ids": ids.masked_fill(hidden, MASK),
-        "labels": ids.masked_fill(~hidden, IGNORED),
-    }
-
-
 def period(rng: random.Random, step: int) -> Batch:
     """Verse lines, and which part of the cycle their sonnet is from.
 
@@ -67,24 +55,6 @@ def period(rng: random.Random, step: int) -> Batch:
     return padded(rows) | {"labels": torch.tensor(labels)}
 
 
-def relevance(rng: random.Random, step: int) -> Batch:
-    """Pairs of a verse line and a quatrain; the label is 1.0 where the line is in it."""
-    rows, types, labels = [], [], []
-    for _ in range(12):
-        lines = rng.choice(sonnets())
-        start = rng.randrange(9)
-        quatrain = lines[start : start + 4]
-        related = rng.random() < 0.5
-        line = rng.choice(quatrain if related else rng.choice(sonnets()))
-        first, second = encode(line), encode("\n".join(quatrain))
-        rows.append([BEGIN, *first, END, *second, END])
-        types.append([0] * (len(first) + 2) + [1] * (len(second) + 1))
-        labels.append(float(related))
-    pairs = padded(rows)
-    type_ids = padded(types)["input_ids"]
-    return pairs | {"token_type_ids": type_ids, "labels": torch.tensor(labels)[:, None]}
-
-
 def padded(rows: list[list[int]]) -> Batch:
     """Rows of token ids, padded on the right to the longest, and their mask."""
     width = max(map(len, rows))
@@ -95,9 +65,7 @@ def padded(rows: list[list[int]]) -> Batch:
 
 OBJECTIVES: dict[str, Callable[[random.Random, int], Batch]] = {
     "next-token": next_token,
-    "masked": masked,
     "period": period,
-    "relevance": relevance,
 }
 
 
@@ -119,9 +87,6 @@ def new_model(recipe: Recipe, base: str | None) -> PreTrainedModel:
     options = COMMON | recipe.options
     # Only eager attention honours Gemma's cap on attention scores.
     options["attn_implementation"] = "eager" if "attn_logit_softcapping" in options else "sdpa"
-    if recipe.objective == "relevance":
-        # Without this, transformers takes a single label for a regression's target.
-        options["problem_type"] = "multi_label_classification"
     config = getattr(transformers, recipe.config)(**options)
     architecture = getattr(transformers, recipe.architecture)
     if base is None:
@@ -135,11 +100,12 @@ def train(recipe: Recipe, base: str | None = None) -> PreTrainedModel:
     rng = random.Random(SEED)
     with reproducible():
         model = new_model(recipe, base).train()
+        if not recipe.steps:
+            return model.eval()
         # Muon learns much faster than AdamW, but is made for the matrices of the layers.
         inner, outer = [], []
         for name, weight in model.named_parameters():
-            matrix = weight.ndim == 2 and (".layers." in name or ".layer." in name)
-            (inner if matrix else outer).append(weight)
+            (inner if weight.ndim == 2 and ".layers." in name else outer).append(weight)
         optimizers = (
             torch.optim.Muon(inner, lr=LEARNING_RATE, weight_decay=0.0),
             torch.optim.AdamW(outer, lr=LEARNING_RATE / 5, betas=(0.9, 0.98), weight_decay=0.0),

@@ -19,7 +19,7 @@ from vllm_npu_platform.graph.buffers import InputSpec, LayerGroup
 from vllm_npu_platform.graph.executor import GraphExecutor
 from vllm_npu_platform.graph.plan import Batch
 from vllm_npu_platform.graph.shapes import graph_shapes
-from vllm_npu_platform.graph.step_graph import HIDDEN
+from vllm_npu_platform.graph.step_graph import AUXILIARY, HIDDEN
 from vllm_npu_platform.graph.warm_up import warm_up
 from vllm_npu_platform.stats import counters as names
 from vllm_npu_platform.stats.counters import Counters
@@ -115,7 +115,11 @@ def model(config: VllmConfig) -> Iterator[Model]:
 def make_executor(
     config: VllmConfig, model: Model, make_config: Any, make_target: Callable[..., Target]
 ) -> MakeExecutor:
-    def make(contract: str = "paged", strict: bool = False) -> GraphExecutor:
+    def make(
+        contract: str = "paged",
+        strict: bool = False,
+        groups: Sequence[LayerGroup] = (LayerGroup(LAYERS, BLOCK, WIDTH),),
+    ) -> GraphExecutor:
         buckets = dict.fromkeys(
             ("token_bucket", "decode_batch_bucket", "prefill_chunk_bucket"), FEW
         )
@@ -123,7 +127,7 @@ def make_executor(
         return GraphExecutor(
             model,
             [InputSpec("positions", torch.int64), InputSpec("input_ids", torch.int32)],
-            [LayerGroup(LAYERS, BLOCK, WIDTH)],
+            groups,
             graph_shapes(make_config(tokens=32, requests=4), target),
             config,
             target,
@@ -135,15 +139,16 @@ def make_executor(
 
 def step(executor: GraphExecutor, batch: Batch, tokens: list[list[int]]) -> Rows:
     """Run a step; the rows of each request."""
-    table = torch.zeros(batch.num_requests, WIDTH, dtype=torch.int32)
-    (own,) = batch.block_tables
-    table[:, : own.shape[1]] = torch.from_numpy(own)
-    metadata = PagedMetadata(
-        table,
-        torch.from_numpy(batch.slot_mappings[0]),
-        torch.from_numpy(batch.query_start_loc),
-        torch.from_numpy(batch.seq_lens),
-    )
+    metadata = {}
+    for layer, table, slots in zip(LAYERS, batch.block_tables * 2, batch.slot_mappings * 2):
+        wide = torch.zeros(batch.num_requests, WIDTH, dtype=torch.int32)
+        wide[:, : table.shape[1]] = torch.from_numpy(table)
+        metadata[layer] = PagedMetadata(
+            wide,
+            torch.from_numpy(slots),
+            torch.from_numpy(batch.query_start_loc),
+            torch.from_numpy(batch.seq_lens),
+        )
     lengths = batch.query_start_loc[1:] - batch.query_start_loc[:-1]
     contexts = batch.seq_lens - lengths
     inputs = {
@@ -153,7 +158,7 @@ def step(executor: GraphExecutor, batch: Batch, tokens: list[list[int]]) -> Rows
         ),
     }
     with torch.inference_mode():
-        rows = executor(inputs, dict.fromkeys(LAYERS, metadata))[HIDDEN]
+        rows = executor(inputs, metadata)[HIDDEN]
     assert rows.shape == (batch.num_tokens, HIDDEN_SIZE)
     return list(rows.split(lengths.tolist()))
 
@@ -210,6 +215,55 @@ def test_a_shared_prefix_may_be_written_in_the_same_step(
     rows = step(make_executor(contract), batch, [prompt[8:], prompt])
     close(rows[0], model.plain(prompt)[8:])
     close(rows[1], model.plain(prompt))
+
+
+@pytest.mark.parametrize("contract", ["paged", "gather"])
+def test_layers_may_have_block_tables_and_block_sizes_of_their_own(
+    contract: str,
+    config: VllmConfig,
+    model: Model,
+    make_executor: MakeExecutor,
+    make_batch: Callable[..., Batch],
+) -> None:
+    first, second = LAYERS
+    config.compilation_config.static_forward_context[second].kv_cache = torch.zeros(
+        BLOCKS, KV_HEADS, 2 * BLOCK, 2 * SIZE
+    )
+    groups = [LayerGroup((first,), BLOCK, WIDTH), LayerGroup((second,), 2 * BLOCK, WIDTH)]
+    executor = make_executor(contract, groups=groups)
+    prompt = some_tokens(14)
+    for context, new in ((0, 11), (11, 1), (12, 2)):
+        one = make_batch([(context, new)], BLOCK, [[7, 3, 9, 5]])
+        other = make_batch([(context, new)], 2 * BLOCK, [[4, 2]])
+        batch = Batch(
+            one.query_start_loc,
+            one.seq_lens,
+            one.block_tables + other.block_tables,
+            one.slot_mappings + other.slot_mappings,
+            (BLOCK, 2 * BLOCK),
+        )
+        end = context + new
+        (rows,) = step(executor, batch, [prompt[context:end]])
+        close(rows, model.plain(prompt[:end])[context:])
+
+
+@pytest.mark.parametrize("contract", ["paged", "gather"])
+def test_auxiliary_hidden_states_come_with_their_names(
+    contract: str, model: Model, make_executor: MakeExecutor, make_batch: Callable[..., Batch]
+) -> None:
+    """A draft model may ask for states from between the layers."""
+    plain = model.forward
+    model.forward = lambda **inputs: ((hidden := plain(**inputs)), [hidden + 1, hidden + 2])  # type: ignore[method-assign]
+    executor, prompt = make_executor(contract), some_tokens(19)
+    batch = make_batch([(0, 19)])
+    metadata = PagedMetadata(
+        torch.nn.functional.pad(torch.from_numpy(batch.block_tables[0]), (0, 9)),
+        *map(torch.from_numpy, (batch.slot_mappings[0], batch.query_start_loc, batch.seq_lens)),
+    )
+    inputs = {"input_ids": torch.tensor(prompt).int(), "positions": torch.arange(19)}
+    outputs = executor(inputs, dict.fromkeys(LAYERS, metadata))
+    assert list(outputs) == [HIDDEN, f"{AUXILIARY}0", f"{AUXILIARY}1"]
+    assert outputs[f"{AUXILIARY}1"].equal(outputs[HIDDEN] + 2)
 
 
 @pytest.mark.parametrize("contract", ["paged", "gather"])

@@ -116,7 +116,7 @@ def test_layers_with_other_block_tables_count_as_well(make_batch: MakeBatch) -> 
 
 def test_padding_slots_write_nothing(make_batch: MakeBatch) -> None:
     # Layers whose window has passed a token give it slot -1; nobody waits for those.
-    batch = make_batch([(4, 1), (0, 1)])
+    batch = make_batch([(4, 1), (0, 1)], tables=[[9, 2], [1]])
     batch.slot_mappings[0][:] = -1
     assert named(batch, gather()) == [("decode=2", [0, 1])]
 

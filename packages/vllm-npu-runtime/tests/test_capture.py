@@ -156,9 +156,7 @@ def test_weights_of_a_module_are_named_by_their_qualified_names() -> None:
 
     layer, x = Layer(), torch.randn(2, 4)
     with torch.inference_mode():
-        program = capture(
-            "p", lambda: {"out": layer(x)}, [*inputs(x=x), *module_tensors(layer)]
-        )
+        program = capture("p", lambda: {"out": layer(x)}, [*inputs(x=x), *module_tensors(layer)])
     assert set(program.weights) == {"linear.weight", "linear.bias", "offset", "plain"}
     assert set(program.named(Kind.WEIGHT)) == set(program.weights)
     torch.testing.assert_close(run(program, x=x)[0], layer(x).detach())
@@ -168,9 +166,7 @@ def test_weights_can_be_bound_anew() -> None:
     """The program has them as inputs, not as constants."""
     layer, x = torch.nn.Linear(4, 4, bias=False), torch.randn(2, 4)
     with torch.inference_mode():
-        program = capture(
-            "p", lambda: {"out": layer(x)}, [*inputs(x=x), *module_tensors(layer)]
-        )
+        program = capture("p", lambda: {"out": layer(x)}, [*inputs(x=x), *module_tensors(layer)])
     other = torch.randn(4, 4)
     torch.testing.assert_close(run(program, x=x, weight=other)[0], x @ other.t())
 

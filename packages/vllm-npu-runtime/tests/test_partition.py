@@ -35,9 +35,7 @@ def make(
 
 def executable(program: Program, supported: Iterable[str]) -> PartitionedExecutable:
     """Its pieces, all run by PyTorch."""
-    return PartitionedExecutable(
-        program, partition(program, set(supported)), ReferenceExecutable
-    )
+    return PartitionedExecutable(program, partition(program, set(supported)), ReferenceExecutable)
 
 
 def sides(parts: Partition) -> list[bool]:
@@ -63,7 +61,9 @@ def check(program: Program, supported: Iterable[str], tensors: Tensors) -> Parti
 def test_all_supported_is_one_device_piece() -> None:
     """Nothing is split, and nothing is left to the host."""
     x = torch.randn(3, 4)
-    parts = check(make(lambda: {"out": (x @ x.t()).relu()}, x=x), {"aten.mm", "aten.relu"}, {"x": x})
+    parts = check(
+        make(lambda: {"out": (x @ x.t()).relu()}, x=x), {"aten.mm", "aten.relu"}, {"x": x}
+    )
     assert sides(parts) == [True]
     assert parts.host_operators == ()
 
@@ -255,7 +255,7 @@ def block() -> tuple[Program, Tensors]:
 
 
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_any_split_gives_the_same(block: tuple[Program, Tensors], data: st.DataObject) -> None:
     """Whatever set of operators the device lists."""
     program, tensors = block

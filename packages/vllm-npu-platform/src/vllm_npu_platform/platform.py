@@ -128,6 +128,7 @@ class NPUPlatform(Platform):
         """Leave compilation to the graph executor; see `vllm_npu_platform.graph`."""
         from vllm_npu_platform.checks.defaults import apply_defaults
 
+        host.use_first_runner()
         apply_defaults(vllm_config)
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 SECTION = "npu"
+VARIABLE = "VLLM_NPU_DEVICE"
 
 
 @dataclass(frozen=True)
@@ -37,15 +39,25 @@ class Target:
                 'as in \'{"npu": {"strict": true}}\'.'
             )
         settings = Settings.load(section)
-        return cls(settings, find(settings.device))
+        return cls(settings, _find(settings.device))
 
     @classmethod
     def of_environment(cls) -> Target:
-        """From the environment alone, for questions that come before there is a configuration."""
+        """The environment's device, for questions that come before there is a configuration."""
         return _of_environment()
 
 
 @cache
 def _of_environment() -> Target:
-    settings = Settings.load({})
-    return Target(settings, find(settings.device))
+    # No more than the device: other variables may fit only what comes with the configuration.
+    given = {name: text for name, text in os.environ.items() if name == VARIABLE}
+    settings = Settings.load({}, given)
+    return Target(settings, _find(settings.device))
+
+
+def _find(spec: str) -> Device:
+    try:
+        return find(spec)
+    except ConfigurationError as error:
+        name = VARIABLE if VARIABLE in os.environ else "device"
+        raise ConfigurationError(f"{name}={spec!r}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -14,14 +15,24 @@ from vllm_npu_runtime.settings_fields import PREFIX, FieldPath, Setting, setting
 _NOTHING = object()
 
 
-def unknown_variables(environ: Iterable[str], known: Iterable[str]) -> list[str]:
-    """A line for each variable that has our prefix and isn't ours."""
-    names = set(known)
-    return [
-        str(ConfigurationError.unknown("variable", name, names))
-        for name in environ
-        if name.startswith(PREFIX) and name not in names
-    ]
+def unknown_variables(environ: Iterable[str], known: Mapping[str, FieldPath]) -> list[str]:
+    """A line for each variable that has our prefix and isn't ours.
+
+    Args:
+        environ: names of variables.
+        known: ours, with the paths of their settings.
+    """
+    # Many belong to nested settings; the list of all would hide the hint.
+    families = dict.fromkeys(
+        name if len(path) == 1 else f"{PREFIX}{path[0].upper()}_*" for name, path in known.items()
+    )
+    problems = []
+    for name in environ:
+        if name.startswith(PREFIX) and name not in known:
+            near = get_close_matches(name, known, n=1, cutoff=0.8)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            problems.append(f"Unknown variable '{name}'.{hint} Known: {', '.join(families)}.")
+    return problems
 
 
 def problems_of(

@@ -63,6 +63,17 @@ def _features(config: VllmConfig, _target: Target) -> Iterator[str]:
             "by hooks inside the layers, which a static graph doesn't call; nothing would be "
             "transferred. Leave it out."
         )
+    if cache.kv_offloading_size is not None:
+        # vLLM makes a connector of it only after these checks.
+        yield (
+            f"--kv-offloading-size {cache.kv_offloading_size}: not supported yet; nothing would be "
+            "offloaded. Leave it out."
+        )
+    if (backend := config.attention_config.backend) is not None and backend.name != "CUSTOM":
+        yield (
+            f"--attention-backend {backend.name}: the platform brings its own (CUSTOM). Leave it "
+            "out."
+        )
     if config.ec_transfer_config is not None:
         yield "--ec-transfer-config: there is no multimodal encoder to transfer from. Leave it out."
     if cache.kv_sharing_fast_prefill:
@@ -71,6 +82,18 @@ def _features(config: VllmConfig, _target: Target) -> Iterator[str]:
         yield f"--cpu-offload-gb {config.offload_config.uva.cpu_offload_gb}: not supported. Use 0."
     if config.offload_config.prefetch.offload_group_size > 0:
         yield "--offload-group-size: not supported. Leave it out."
+
+
+def _environment(config: VllmConfig, _target: Target) -> Iterator[str]:
+    import vllm.envs as envs
+
+    if envs.VLLM_BATCH_INVARIANT:
+        yield ("VLLM_BATCH_INVARIANT=1: its kernels need Triton, which doesn't run here. Unset it.")
+    if config.use_v2_model_runner:
+        yield (
+            "VLLM_USE_V2_MODEL_RUNNER=1, or a feature that needs it: this platform extends the "
+            "V1 model runner. Unset it."
+        )
 
 
 def _model(config: VllmConfig, target: Target) -> Iterator[str]:
@@ -94,6 +117,8 @@ def _model(config: VllmConfig, target: Target) -> Iterator[str]:
         yield f"{architecture}: models with state-space or linear attention are not supported."
     if model.is_moe:
         yield f"{architecture}: mixture-of-experts models are not supported yet. Use a dense model."
+    if model.uses_mrope:
+        yield f"{architecture}: multimodal rotary positions (M-RoPE) are not supported yet."
     if model.use_mla:
         yield f"{architecture}: multi-head latent attention (MLA) is not supported."
 
@@ -131,18 +156,13 @@ def _speculation(config: VllmConfig, _target: Target) -> Iterator[str]:
 
 
 def _compilation(config: VllmConfig, target: Target) -> Iterator[str]:
-    from vllm.config import CompilationMode, CUDAGraphMode
+    from vllm.config import CompilationMode
 
     compilation = config.compilation_config
     if compilation.mode not in (None, CompilationMode.NONE):
         yield (
             f"--compilation-config mode {compilation.mode.name}: the platform compiles the model "
             "itself. Leave the mode out."
-        )
-    if compilation.cudagraph_mode not in (None, CUDAGraphMode.NONE):
-        yield (
-            f"--compilation-config cudagraph_mode {compilation.cudagraph_mode.name}: there is no "
-            "CUDA here. Leave it out."
         )
     if config.model_config is not None and config.model_config.enforce_eager:
         capabilities = target.device.capabilities
@@ -176,6 +196,7 @@ def _shapes(config: VllmConfig, target: Target) -> Iterator[str]:
 CHECKS: tuple[Check, ...] = (
     _parallelism,
     _features,
+    _environment,
     _model,
     _kv_cache,
     _speculation,

@@ -13,7 +13,7 @@ from vllm_npu_platform.graph.buffers import Buffers, InputSpec, LayerGroup
 from vllm_npu_platform.graph.plan import Batch, Run, plan
 from vllm_npu_platform.graph.step_graph import HIDDEN, KEY, VALUE, StepGraph
 from vllm_npu_platform.stats import counters as names
-from vllm_npu_runtime.errors import NPUError
+from vllm_npu_runtime.errors import CaptureError, NPUError
 from vllm_npu_runtime.ops import paged_attention
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class GraphExecutor:
         self._counters = counters
         self._graphs: dict[Shape, StepGraph] = {}
         self._sealed = False
+        self._inputs = {spec.name for spec in inputs}
         tokens = max(shape.tokens for shape in shapes)
         requests = max(shape.requests for shape in shapes)
         self._buffers = Buffers(inputs, groups, tokens, requests)
@@ -77,7 +78,16 @@ class GraphExecutor:
         Returns:
             Hidden states, and auxiliary ones if the model gives them, `[tokens, hidden]`, by
             name. The caller owns them.
+
+        Raises:
+            CaptureError: an input that the graphs don't take, and would ignore.
+            NPUError: in strict mode, a graph that warm-up has not compiled.
+            DeviceError: the device failed.
         """
+        if unknown := inputs.keys() - self._inputs:
+            raise CaptureError(
+                f"The model is given {', '.join(sorted(unknown))}, which its graphs don't take."
+            )
         batch = self._batch(metadata)
         results: dict[str, torch.Tensor] = {}
         for run in plan(batch, self.shapes):

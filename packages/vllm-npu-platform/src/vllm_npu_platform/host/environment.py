@@ -17,6 +17,15 @@ def register_environment_variables() -> None:
         vllm.envs.environment_variables.setdefault(name, reader(name))
 
 
+def use_first_runner() -> None:
+    """Choose vLLM's V1 model runner, which ours extends, unless the user chose.
+
+    vLLM would take its second one wherever Triton finds a GPU, even if the model isn't to run
+    there.
+    """
+    os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
+
+
 def spawn_workers() -> None:
     """Have vLLM start its processes anew instead of forking this one, unless the user chose.
 

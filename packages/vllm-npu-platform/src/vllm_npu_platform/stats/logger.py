@@ -59,9 +59,9 @@ class NPUStatLogger(StatLoggerBase):
         """Bring the metrics up to the board."""
         for key, value in self._board.read().items():
             gain = value - self._seen.get(key, 0.0)
+            if gain <= 0 and key in self._seen:
+                continue  # What is new is counted even at zero, so that it is there to be seen.
             self._seen[key] = value
-            if gain <= 0:
-                continue
             if key.startswith(counters.BUCKET):
                 bucket = key.removeprefix(counters.BUCKET)
                 self._buckets.labels(*self._labels, bucket).inc(gain)

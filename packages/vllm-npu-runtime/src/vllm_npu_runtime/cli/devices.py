@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,20 +21,18 @@ def devices(
 ) -> None:
     """List the devices that the installed drivers find."""
     from vllm_npu_runtime.cli.console import wide_console
-    from vllm_npu_runtime.doctor.inventory import inventory
+    from vllm_npu_runtime.doctor.environment import Environment
 
-    reports = inventory()
+    environment = Environment.current()
+    found = environment.find()
     if as_json:
-        typer.echo(json.dumps({"drivers": [each.model_dump() for each in reports]}, indent=2))
+        typer.echo(found.model_dump_json(indent=2))
     else:
         console = wide_console()
-        console.print(_table(reports))
-        console.print(
-            "Choose one with VLLM_NPU_DEVICE. Unset, it is the first NPU; without an NPU, vLLM "
-            "does not use this suite.",
-            soft_wrap=True,
-        )
-    if not any(report.devices for report in reports):
+        console.print(_table(found.drivers))
+        chosen = f"vLLM runs on {found.device}." if found.device else found.device_error
+        console.print(f"VLLM_NPU_DEVICE={environment.device_as_given}: {chosen}", soft_wrap=True)
+    if not any(report.devices for report in found.drivers):
         raise typer.Exit(1)
 
 

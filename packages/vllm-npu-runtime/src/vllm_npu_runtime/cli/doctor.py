@@ -44,10 +44,8 @@ def doctor(
     results = run(environment)
     failed = any(result.status is Status.ERROR for result in results)
     if as_json:
-        checks = [asdict(result) for result in results]
-        typer.echo(
-            json.dumps({"version": __version__, "ok": not failed, "checks": checks}, indent=2)
-        )
+        found = {"version": __version__, "ok": not failed, "checks": list(map(asdict, results))}
+        typer.echo(json.dumps(found, indent=2))
     elif report:
         typer.echo(markdown(environment, results))
     else:

@@ -80,6 +80,11 @@ class Environment:
         """The device that the environment asks for."""
         return self.variables.get("VLLM_NPU_DEVICE", AUTO)
 
+    @property
+    def device_as_given(self) -> str:
+        """The same, for people: whether the user chose it."""
+        return self.device if "VLLM_NPU_DEVICE" in self.variables else f"{AUTO} (the default)"
+
     def version(self, name: str) -> str | None:
         """Version of a distribution; None if it isn't installed."""
         found = self.installed.get(name)

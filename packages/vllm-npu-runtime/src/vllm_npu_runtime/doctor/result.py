@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -28,16 +28,16 @@ class Result:
     """One finding.
 
     Attributes:
+        name: of the check; the registry fills it in.
         status: how bad it is.
         detail: what was found.
         fix: what to do, as commands where possible; "" if there is nothing to do.
-        name: of the check; the registry fills it in.
     """
 
+    name: str = field(default="", kw_only=True)
     status: Status
     detail: str
     fix: str = ""
-    name: str = ""
 
 
 Check = Callable[["Environment"], Iterable[Result]]

@@ -10,12 +10,11 @@ from vllm_npu_runtime.doctor.sizes import in_words
 
 def check(environment: Environment) -> Iterator[Result]:
     """Find it as the platform does."""
-    wanted, found = environment.device, environment.find()
-    named = wanted if "VLLM_NPU_DEVICE" in environment.variables else f"{wanted} (the default)"
+    found, given = environment.find(), environment.device_as_given
     if found.device is None:
         _, _, name = HOST_HINT.partition("=")
-        problem = f"VLLM_NPU_DEVICE={named}: {found.device_error}"
-        if wanted == AUTO:
+        problem = f"VLLM_NPU_DEVICE={given}: {found.device_error}"
+        if environment.device == AUTO:
             yield warning(
                 f"{problem} vLLM will not use this suite.",
                 f"`export {HOST_HINT}` to run on the host, or install the driver of your NPU.",
@@ -30,4 +29,4 @@ def check(environment: Environment) -> Iterator[Result]:
         (d for report in found.drivers for d in report.devices if d.name == found.device), None
     )
     about = f": {info.description}, {in_words(info.free_memory)} free" if info else ""
-    yield ok(f"VLLM_NPU_DEVICE={named} is {found.device}{about}")
+    yield ok(f"VLLM_NPU_DEVICE={given} is {found.device}{about}")

@@ -1,0 +1,69 @@
+"""The start-up line says where the model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from vllm_npu_platform.graph.shapes import graph_shapes
+from vllm_npu_platform.memory import GIB
+from vllm_npu_platform.start_up import start_up_line
+from vllm_npu_platform.stats import counters as names
+from vllm_npu_platform.stats.counters import Counters
+from vllm_npu_platform.target import Target
+from vllm_npu_runtime.settings import BucketSettings
+
+
+def worker(target: Target, caches: list[torch.Tensor]) -> Any:
+    counters = Counters()
+    counters.declare([])
+    counters.add(names.COMPILED, 3)
+    return SimpleNamespace(
+        target=target,
+        counters=counters,
+        model_runner=SimpleNamespace(dtype=torch.bfloat16, kv_caches=caches),
+        cache_config=SimpleNamespace(num_gpu_blocks=7),
+    )
+
+
+def executor(shapes: Any, host: set[str]) -> Any:
+    return SimpleNamespace(prefix="", shapes=shapes, host_operators=host)
+
+
+def parts(line: str) -> list[str]:
+    assert "\n" not in line
+    return line.split("; ")
+
+
+def test_it_names_device_dtype_cache_graphs_and_what_the_host_does(
+    make_target: Callable[..., Target], make_config: Callable[..., Any]
+) -> None:
+    few = BucketSettings(strategy="exponential", step=8, limit=2)
+    target = make_target(kv_contract="paged", token_bucket=few)
+    cache = torch.empty(GIB // 8, dtype=torch.float16)  # Never touched, so it takes no memory.
+    shapes = graph_shapes(make_config(), target)
+    line = start_up_line(
+        worker(target, [cache, cache]), [executor(shapes, {"aten.sort", "aten.cumsum"})], 1.25
+    )
+    device, dtype, kv, graphs, buckets, host = parts(line)
+    assert device.startswith("NPU platform: paper (host (")
+    assert device.endswith(f"torch {torch.__version__}")
+    assert dtype == "bfloat16"
+    # A cache that two layers share counts once.
+    assert kv == "paged contract, KV NHC, 0.25 GiB of float16, 7 blocks"
+    assert graphs == "3 graphs compiled in 1.2 s, 0 loaded"
+    assert buckets == "buckets tokens=8, tokens=64"
+    assert host == "on the host: aten.cumsum, aten.sort"
+
+
+def test_it_says_so_where_there_is_no_cache_no_graph_and_nothing_left_over(
+    make_target: Callable[..., Target],
+) -> None:
+    *_, kv, graphs, buckets, host = parts(start_up_line(worker(make_target(), []), [], 0.0))
+    assert kv == "paged contract, no KV cache"
+    assert graphs == "no graphs (enforce_eager)"
+    assert buckets == "no buckets"
+    assert host == "no operator left on the host"

@@ -20,7 +20,7 @@ COMMON = (
 )
 """Small buckets, so that a server starts soon; strict, so that a late compile is an error."""
 
-NPU_STRICT = {"VLLM_NPU_STRICT": "1"}
+STRICT = {"VLLM_STRICT": "1"}
 
 
 @pytest.fixture(scope="session")
@@ -41,5 +41,5 @@ def demo(tiny_model: Callable[[str], Path], logs: Path) -> Iterator[Server]:
         *("--max-model-len", 512),
         *("--structured-outputs-config", structured),
     )
-    with serve(model, *arguments, env=NPU_STRICT, log=logs / "demo.log") as server:
+    with serve(model, *arguments, env=STRICT, log=logs / "demo.log") as server:
         yield server

@@ -368,39 +368,39 @@ class TestMetrics:
             temperature=0,
             extra_body={"ignore_eos": True},
         )
-        wait_for(lambda: demo.metrics()["vllm:npu_steps_total"] >= before["vllm:npu_steps_total"] + 20)
+        wait_for(lambda: demo.metrics()["vllm_npu:steps_total"] >= before["vllm_npu:steps_total"] + 20)
         gain = {name: value - before.get(name, 0.0) for name, value in demo.metrics().items()}
-        steps = gain["vllm:npu_steps_total"]
+        steps = gain["vllm_npu:steps_total"]
         # 20 tokens, and one step more where the scheduler runs ahead of the sampler.
         assert 20 <= steps <= 24
-        assert gain["vllm:npu_bucket_hits_total"] == steps
-        assert gain["vllm:npu_tokens_total"] >= 20
-        assert gain["vllm:npu_rows_total"] == steps
-        assert gain["vllm:npu_padded_rows_total"] == 7 * steps
-        assert gain["vllm:npu_padded_tokens_total"] > 0
-        assert gain["vllm:npu_device_seconds_total"] > 0
-        assert gain["vllm:npu_host_seconds_total"] > 0
+        assert gain["vllm_npu:bucket_hits_total"] == steps
+        assert gain["vllm_npu:tokens_total"] >= 20
+        assert gain["vllm_npu:rows_total"] == steps
+        assert gain["vllm_npu:padded_rows_total"] == 7 * steps
+        assert gain["vllm_npu:padded_tokens_total"] > 0
+        assert gain["vllm_npu:device_seconds_total"] > 0
+        assert gain["vllm_npu:host_seconds_total"] > 0
 
     def test_bucket_hits_say_which_bucket(self, demo: Server) -> None:
         hits = {
             labels["bucket"]: value
             for name, labels, value in demo.samples()
-            if name == "vllm:npu_bucket_hits_total"
+            if name == "vllm_npu:bucket_hits_total"
         }
         assert set(hits) <= {"tokens=4", "tokens=32", "tokens=256"}
         assert hits["tokens=4"] > 0
 
     def test_samples_are_labelled_as_vllms_are(self, demo: Server) -> None:
         for name, labels, _value in demo.samples():
-            if name.startswith("vllm:npu_"):
+            if name.startswith("vllm_npu:"):
                 assert labels["model_name"] == MODEL
                 assert labels["engine"] == "0"
 
     def test_nothing_was_compiled_after_warm_up(self, demo: Server) -> None:
         metrics = demo.metrics()
-        assert metrics["vllm:npu_graphs_compiled_total"] == 3
-        assert metrics["vllm:npu_compile_seconds_total"] > 0
-        assert metrics.get("vllm:npu_graphs_compiled_late_total", 0) == 0
+        assert metrics["vllm_npu:graphs_compiled_total"] == 3
+        assert metrics["vllm_npu:compile_seconds_total"] > 0
+        assert metrics.get("vllm_npu:graphs_compiled_late_total", 0) == 0
 
 
 def test_the_start_up_line_says_where_the_model_runs(demo: Server) -> None:

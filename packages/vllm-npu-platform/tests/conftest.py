@@ -71,7 +71,7 @@ def make_target() -> Callable[..., Target]:
     from vllm_npu_platform.target import Target
 
     def make(limits: dict[str, Any] | None = None, **settings: Any) -> Target:
-        driver = PaperDriver(**(limits or {}))
+        driver: Any = PaperDriver(**(limits or {}))
         return Target(Settings(**settings), Device(driver, driver.devices()[0]))
 
     return make

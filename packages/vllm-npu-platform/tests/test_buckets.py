@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from vllm_npu_runtime.errors import ConfigurationError
 from vllm_npu_runtime.settings import BucketSettings
 
 
-def sizes(maximum: int, **settings: object) -> tuple[int, ...]:
+def sizes(maximum: int, **settings: Any) -> tuple[int, ...]:
     return bucket_sizes("token_bucket", BucketSettings(**settings), maximum)
 
 
@@ -77,7 +79,7 @@ rows = st.fixed_dictionaries(
 
 @given(st.integers(100, 10_000), rows)
 def test_any_row_ends_with_the_maximum_and_keeps_limit_and_min(
-    maximum: int, settings: dict[str, object]
+    maximum: int, settings: dict[str, Any]
 ) -> None:
     row = sizes(maximum, **settings)
     assert row[-1] == maximum

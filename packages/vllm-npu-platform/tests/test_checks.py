@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from vllm.config import CompilationMode, CUDAGraphMode, ModelConfig, VllmConfig
+from vllm.config import CompilationConfig, CompilationMode, CUDAGraphMode, ModelConfig, VllmConfig
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 from vllm.v1.attention.selector import AttentionSelectorConfig
 
@@ -215,14 +215,20 @@ def test_all_problems_are_reported_at_once(
 
 def test_compilation_is_left_to_the_executor_unless_the_user_chose() -> None:
     left_open = SimpleNamespace(mode=None, cudagraph_mode=None, ir_enable_torch_wrap=True)
-    apply_defaults(SimpleNamespace(compilation_config=left_open))  # type: ignore[arg-type]
+    apply_defaults(SimpleNamespace(compilation_config=left_open))
     assert left_open.mode is CompilationMode.NONE
     assert left_open.cudagraph_mode is CUDAGraphMode.NONE
 
     chosen = SimpleNamespace(mode=CompilationMode.VLLM_COMPILE, cudagraph_mode=CUDAGraphMode.FULL)
-    apply_defaults(SimpleNamespace(compilation_config=chosen))  # type: ignore[arg-type]
+    apply_defaults(SimpleNamespace(compilation_config=chosen))
     assert chosen.mode is CompilationMode.VLLM_COMPILE
     assert chosen.cudagraph_mode is CUDAGraphMode.FULL
+
+
+def test_cuda_graphs_are_refused_before_vllm_takes_them_back() -> None:
+    chosen = CompilationConfig(cudagraph_mode=CUDAGraphMode.FULL)
+    with pytest.raises(ValueError, match=r"cudagraph_mode FULL: there is no CUDA here"):
+        VllmConfig(compilation_config=chosen)
 
 
 def layer(**features: bool) -> AttentionSelectorConfig:
@@ -266,8 +272,8 @@ def test_a_layer_with_an_unknown_feature_is_refused(extra: dict[str, Any]) -> No
 
 def test_requests_with_images_are_refused() -> None:
     with pytest.raises(ValueError, match="Send text only"):
-        check_request({"type": "multimodal"}, None)  # type: ignore[arg-type, typeddict-item]
+        check_request({"type": "multimodal"}, None)
 
 
 def test_requests_with_text_pass() -> None:
-    check_request({"type": "token", "prompt_token_ids": [1]}, None)  # type: ignore[arg-type]
+    check_request({"type": "token", "prompt_token_ids": [1]}, None)

@@ -48,7 +48,8 @@ class Layer(nn.Module):
 
     def split(self, hidden: torch.Tensor) -> Sequence[torch.Tensor]:
         sizes = [HEADS * SIZE, KV_HEADS * SIZE, KV_HEADS * SIZE]
-        return self.project(hidden).split(sizes, -1)
+        projected: torch.Tensor = self.project(hidden)
+        return projected.split(sizes, -1)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden + self.attention(*self.split(hidden))
@@ -140,7 +141,9 @@ def make_executor(
 def step(executor: GraphExecutor, batch: Batch, tokens: list[list[int]]) -> Rows:
     """Run a step; the rows of each request."""
     metadata = {}
-    for layer, table, slots in zip(LAYERS, batch.block_tables * 2, batch.slot_mappings * 2):
+    share = len(LAYERS) // len(batch.block_tables)  # Layers to a group.
+    tables, mappings = batch.block_tables * share, batch.slot_mappings * share
+    for layer, table, slots in zip(LAYERS, tables, mappings, strict=True):
         wide = torch.zeros(batch.num_requests, WIDTH, dtype=torch.int32)
         wide[:, : table.shape[1]] = torch.from_numpy(table)
         metadata[layer] = PagedMetadata(
@@ -249,11 +252,20 @@ def test_layers_may_have_block_tables_and_block_sizes_of_their_own(
 
 @pytest.mark.parametrize("contract", ["paged", "gather"])
 def test_auxiliary_hidden_states_come_with_their_names(
-    contract: str, model: Model, make_executor: MakeExecutor, make_batch: Callable[..., Batch]
+    contract: str,
+    model: Model,
+    make_executor: MakeExecutor,
+    make_batch: Callable[..., Batch],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A draft model may ask for states from between the layers."""
     plain = model.forward
-    model.forward = lambda **inputs: ((hidden := plain(**inputs)), [hidden + 1, hidden + 2])  # type: ignore[method-assign]
+
+    def forward(**inputs: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        hidden = plain(**inputs)
+        return hidden, [hidden + 1, hidden + 2]
+
+    monkeypatch.setattr(model, "forward", forward)
     executor, prompt = make_executor(contract), some_tokens(19)
     batch = make_batch([(0, 19)])
     metadata = PagedMetadata(
@@ -293,6 +305,10 @@ def test_warm_up_compiles_every_bucket_and_writes_no_cache(
     for size in range(1, 33):  # Strict: a graph that is missing would raise.
         step(executor, make_batch([(0, size)]), [some_tokens(size)])
     assert names.LATE not in counted
+
+    executor._graphs.clear()  # Nothing is compiled unnoticed from now on.
+    with pytest.raises(NPUError, match="after warm-up"):
+        step(executor, make_batch([(0, 1)]), [some_tokens(1)])
 
 
 def test_a_late_graph_is_counted_and_warned_of(

@@ -114,7 +114,7 @@ def config_with(section: object) -> Any:
 def test_settings_come_with_the_configuration() -> None:
     assert Target.of(config_with({"strict": True})).settings.strict
     assert not Target.of(config_with({})).settings.strict
-    assert Target.of(SimpleNamespace(additional_config=None)).device.name == "reference"  # type: ignore[arg-type]
+    assert Target.of(SimpleNamespace(additional_config=None)).device.name == "reference"
 
 
 def test_a_variable_wins_over_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:

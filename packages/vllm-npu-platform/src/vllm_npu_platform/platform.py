@@ -125,9 +125,15 @@ class NPUPlatform(Platform):
 
     @classmethod
     def apply_config_platform_defaults(cls, vllm_config: VllmConfig) -> None:
-        """Leave compilation to the graph executor; see `vllm_npu_platform.graph`."""
+        """Leave compilation to the graph executor; see `vllm_npu_platform.graph`.
+
+        Raises:
+            ConfigurationError: the user chose CUDA graphs, which vLLM would take back silently.
+        """
+        from vllm_npu_platform.checks.config import check_choices
         from vllm_npu_platform.checks.defaults import apply_defaults
 
+        check_choices(vllm_config)
         host.use_first_runner()
         apply_defaults(vllm_config)
 

@@ -30,6 +30,16 @@ def check_config(vllm_config: VllmConfig, target: Target) -> None:
         raise ConfigurationError.several(problems)
 
 
+def check_choices(vllm_config: VllmConfig) -> None:
+    """Check what vLLM overwrites before it asks for the other checks.
+
+    Raises:
+        ConfigurationError: the user chose what there isn't.
+    """
+    if problems := list(_cuda_graphs(vllm_config)):
+        raise ConfigurationError.several(problems)
+
+
 def _parallelism(config: VllmConfig, _target: Target) -> Iterator[str]:
     parallel = config.parallel_config
     sizes = {
@@ -164,6 +174,7 @@ def _compilation(config: VllmConfig, target: Target) -> Iterator[str]:
             f"--compilation-config mode {compilation.mode.name}: the platform compiles the model "
             "itself. Leave the mode out."
         )
+    yield from _cuda_graphs(config)
     if config.model_config is not None and config.model_config.enforce_eager:
         capabilities = target.device.capabilities
         if capabilities.static_shapes_only:
@@ -171,6 +182,16 @@ def _compilation(config: VllmConfig, target: Target) -> Iterator[str]:
                 f"--enforce-eager: {target.device.name} runs compiled programs only. Leave it out; "
                 "VLLM_NPU_WARM_UP=0 shortens the start."
             )
+
+
+def _cuda_graphs(config: VllmConfig) -> Iterator[str]:
+    from vllm.config import CUDAGraphMode
+
+    mode = config.compilation_config.cudagraph_mode
+    if mode not in (None, CUDAGraphMode.NONE):
+        yield (
+            f"--compilation-config cudagraph_mode {mode.name}: there is no CUDA here. Leave it out."
+        )
 
 
 def _shapes(config: VllmConfig, target: Target) -> Iterator[str]:

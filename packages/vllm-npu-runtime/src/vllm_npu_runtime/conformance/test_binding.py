@@ -69,6 +69,16 @@ def test_weight_can_be_bound_anew(
     _check(product, x, other)
 
 
+def test_rewritten_weight_can_be_bound_again(
+    product: Executable, x: torch.Tensor, weight: torch.Tensor
+) -> None:
+    """Weights are often reloaded into the memory that they had; binding tells the device."""
+    product.run()
+    weight.copy_(torch.randn(weight.shape))
+    product.bind({"weight": weight})
+    _check(product, x, weight)
+
+
 def test_slice_of_a_buffer_can_be_bound(
     product: Executable, x: torch.Tensor, weight: torch.Tensor
 ) -> None:

@@ -123,6 +123,17 @@ def test_cache_is_only_read(bench: Bench, requests: Requests) -> None:
     assert torch.equal(requests.cache, before)
 
 
+def test_cache_can_be_bound_anew(bench: Bench, requests: Requests) -> None:
+    """Another tensor becomes the cache, and is read from then on."""
+    kernel = decode_kernel(bench, requests)
+    requests.write(Span(0, 0, 5))
+    kernel.run(Span(0, 5, 6))
+    requests.cache = requests.cache.clone()
+    requests.write(Span(0, 5, 9))
+    kernel.executable.bind({"cache": requests.cache})
+    kernel.run(Span(0, 9, 10))
+
+
 def test_shared_blocks(bench: Bench, requests: Requests) -> None:
     """Two requests with one prefix read it from the same blocks."""
     size = requests.geometry.block_size

@@ -108,6 +108,16 @@ def test_only_new_tokens_are_written(bench: Bench, requests: Requests) -> None:
     torch.testing.assert_close(written[1:], expected[1:])
 
 
+def test_cache_can_be_bound_anew(bench: Bench, requests: Requests) -> None:
+    """Another tensor becomes the cache, and is read and written from then on."""
+    kernel = PagedKernel(bench, requests, Options())
+    kernel.run(Span(0, 0, 5))
+    requests.cache = requests.cache.clone()
+    kernel.executable.bind({"cache": requests.cache})
+    kernel.run(Span(0, 5, 9), Span(1, 0, 3))
+    kernel.run(Span(0, 9, 10), Span(1, 3, 4))
+
+
 def test_shared_blocks(bench: Bench, requests: Requests) -> None:
     """Two requests with one prefix read it from the same blocks."""
     size = requests.geometry.block_size

@@ -7,6 +7,7 @@ writes what it found to the file OUT.
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,7 +49,7 @@ def probe(drivers: Sequence[str], device: str) -> Found:
     chosen = _run(["--find", device])
     if isinstance(chosen, Found):
         return chosen.model_copy(update={"drivers": reports})
-    return Found(drivers=reports, device_error=f"looking for it {chosen}")
+    return Found(drivers=reports, device_error=f"the search for it {chosen}")
 
 
 def _each(drivers: Sequence[str]) -> list[str]:
@@ -56,7 +57,7 @@ def _each(drivers: Sequence[str]) -> list[str]:
 
 
 def _failed(name: str, problem: str) -> DriverReport:
-    return DriverReport(name=name, error=f"looking for its devices {problem}")
+    return DriverReport(name=name, error=f"the search for its devices {problem}")
 
 
 def _run(arguments: list[str]) -> Found | str:
@@ -72,7 +73,11 @@ def _run(arguments: list[str]) -> Found | str:
             return Found.model_validate_json(out.read_text(encoding="utf-8"))
     lines = done.stderr.strip().splitlines()
     last = f": {lines[-1]}" if lines else ""
-    return f"ended the process with status {done.returncode}{last}"
+    return f"ended with {_ending(done.returncode)}{last}"
+
+
+def _ending(status: int) -> str:
+    return f"status {status}" if status >= 0 else signal.Signals(-status).name
 
 
 def _main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import subprocess
 import sys
@@ -89,6 +90,15 @@ def test_a_directory_that_is_a_link_is_refused(config: Any, tmp_path: Path) -> N
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     directory.symlink_to(elsewhere)
+    with pytest.raises(PermissionError, match="is not a directory of this user"):
+        board_path(config)
+
+
+def test_a_directory_of_another_user_is_refused(
+    config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    someone_else = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: someone_else)
     with pytest.raises(PermissionError, match="is not a directory of this user"):
         board_path(config)
 

@@ -88,6 +88,7 @@ class Model(nn.Module):
         hidden = self.embedding(torch.tensor(tokens))
         hidden = hidden + torch.arange(len(tokens)).unsqueeze(1) / 8
         for layer in self.layers:
+            assert isinstance(layer, Layer)
             hidden = layer.plain(hidden)
         return hidden
 

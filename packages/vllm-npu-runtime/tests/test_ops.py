@@ -171,7 +171,7 @@ def test_result_is_contiguous_as_its_fake_says(
 
 
 @given(cases())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_paged_attention_equals_its_decomposition(case: Case) -> None:
     """Results, padding included, and every block of the cache but block 0, which is nobody's."""
     check_paged(case)
@@ -200,7 +200,7 @@ def test_paged_attention_without_keys_leaves_the_cache() -> None:
 
 
 @given(cases(uniform=True))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_gather_attention_equals_paged_attention(case: Case) -> None:
     """What one contract attends to after writing, the other attends to before."""
     gathered = OPERATORS.gather_attention(*gather_inputs(case))
@@ -216,7 +216,7 @@ def test_gather_attention_equals_its_decomposition(dtype: torch.dtype) -> None:
 
 
 @given(cases())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_encoder_attention_equals_its_decomposition(case: Case) -> None:
     """On real rows; the decomposition leaves padding to itself."""
     arguments = encoder_inputs(case)

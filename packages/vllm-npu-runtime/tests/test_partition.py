@@ -255,7 +255,7 @@ def block() -> tuple[Program, Tensors]:
 
 
 @given(data=st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_any_split_gives_the_same(block: tuple[Program, Tensors], data: st.DataObject) -> None:
     """Whatever set of operators the device lists."""
     program, tensors = block

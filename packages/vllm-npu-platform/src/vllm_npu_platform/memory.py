@@ -41,9 +41,11 @@ def kv_cache_bytes(cache: CacheConfig, device: DeviceInfo, weights: int, activat
             )
         return wanted
     share = cache.gpu_memory_utilization
-    budget = int(device.total_memory * share) - weights - activations
-    if device.shares_host_memory:
-        budget = min(budget, int(device.free_memory * HOST_SHARE))
+    budget = int(device.total_memory * share)
+    if device.shares_host_memory:  # The weights are loaded, so what is free is without them.
+        budget = min(budget - weights - activations, int(device.free_memory * HOST_SHARE))
+    else:
+        budget = min(budget, device.free_memory) - weights - activations
     if budget <= 0:
         raise ConfigurationError(
             f"--gpu-memory-utilization {share}: of {device.total_memory / GIB:.2f} GiB on "

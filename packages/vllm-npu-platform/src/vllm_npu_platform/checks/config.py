@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllm_npu_platform.checks.checkpoint import tokenizer_problems, weights_problems
 from vllm_npu_platform.graph.shapes import contract_of, graph_shapes
 from vllm_npu_runtime.drivers.base import KVContract
 from vllm_npu_runtime.errors import ConfigurationError
@@ -133,6 +135,17 @@ def _model(config: VllmConfig, target: Target) -> Iterator[str]:
         yield f"{architecture}: multi-head latent attention (MLA) is not supported."
 
 
+def _checkpoint(config: VllmConfig, _target: Target) -> Iterator[str]:
+    model = config.model_config
+    if model is None:
+        return
+    weights, tokenizer = Path(model.model), Path(model.tokenizer or model.model)
+    if weights.is_dir() and config.load_config.load_format in ("auto", "hf", "safetensors"):
+        yield from weights_problems(weights)
+    if tokenizer.is_dir() and not model.skip_tokenizer_init:
+        yield from tokenizer_problems(tokenizer)
+
+
 def _kv_cache(config: VllmConfig, target: Target) -> Iterator[str]:
     from vllm.utils.torch_utils import kv_cache_dtype_str_to_dtype
 
@@ -219,6 +232,7 @@ CHECKS: tuple[Check, ...] = (
     _features,
     _environment,
     _model,
+    _checkpoint,
     _kv_cache,
     _speculation,
     _compilation,

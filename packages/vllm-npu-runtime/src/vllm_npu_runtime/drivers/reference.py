@@ -25,9 +25,7 @@ class ReferenceExecutable:
     def __init__(self, program: Program) -> None:
         self.program = program
         self._bound = Bound(program)
-        # A module of its own: the one that tracing leaves compiles itself lazily, and a forward
-        # taken from it before that goes the long way at every call.
-        self._forward = torch.fx.GraphModule(program.graph, program.graph.graph).forward
+        self._forward = program.graph.forward
 
     def bind(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """See `Executable.bind`."""

@@ -56,8 +56,8 @@ def greedy(
         The new token ids of each prompt. An end-of-sequence token that ended one is its
         last, as in vLLM's outputs.
     """
-    model = load(model_dir, "generate", dtype)
-    return [_decode(model, ids, max_new_tokens, ignore_eos)[0] for ids in prompts_token_ids]
+    paths = _paths(model_dir, prompts_token_ids, max_new_tokens, dtype, ignore_eos)
+    return [list(tokens) for tokens, _ in paths]
 
 
 def margins(
@@ -72,15 +72,35 @@ def margins(
     Where a margin is within an implementation's numerical error, another token there is no
     fault.
     """
-    model = load(model_dir, "generate", dtype)
-    return [_decode(model, ids, max_new_tokens, ignore_eos)[1] for ids in prompts_token_ids]
+    paths = _paths(model_dir, prompts_token_ids, max_new_tokens, dtype, ignore_eos)
+    return [list(leads) for _, leads in paths]
 
 
+Decoded = tuple[tuple[int, ...], tuple[float, ...]]
+"""New token ids, and at each of them the lead of its logit over the second best."""
+
+
+def _paths(
+    model_dir: str | Path,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    dtype: torch.dtype,
+    ignore_eos: bool,
+) -> list[Decoded]:
+    return [_path(model_dir, tuple(ids), max_new_tokens, dtype, ignore_eos) for ids in prompts]
+
+
+@lru_cache(maxsize=4096)  # many tests ask for the same prompts
 @torch.inference_mode()
-def _decode(
-    model: PreTrainedModel, prompt: list[int], max_new_tokens: int, ignore_eos: bool
-) -> tuple[list[int], list[float]]:
-    """New token ids, and at each the lead of its logit over the second best."""
+def _path(
+    model_dir: str | Path,
+    prompt: tuple[int, ...],
+    max_new_tokens: int,
+    dtype: torch.dtype,
+    ignore_eos: bool,
+) -> Decoded:
+    """The greedy continuation of one prompt."""
+    model = load(model_dir, "generate", dtype)
     stop = model.generation_config.eos_token_id
     stops = set() if ignore_eos or stop is None else {stop} if isinstance(stop, int) else set(stop)
     tokens: list[int] = []
@@ -92,7 +112,7 @@ def _decode(
         tokens.append(int(best.indices[0]))
         leads.append(float(best.values[0] - best.values[1]))
         fed, cache = best.indices[None, :1], output.past_key_values
-    return tokens, leads
+    return tuple(tokens), tuple(leads)
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,20 +101,20 @@ def free_port() -> int:
 
 
 def run(
-    command: Sequence[str | Path],
+    command: Sequence[str | int | float | Path],
     env: Mapping[str, str | None] | None = None,
-    timeout: float = PATIENCE,
+    stdin: str = "",
 ) -> Finished:
     """Run a command to its end; a hang is a failure, and leaves nothing running.
 
     Args:
         command: as in a shell.
         env: variables over this process's; None takes one away.
-        timeout: seconds.
+        stdin: what it reads.
     """
     process = psutil.Popen(
         [str(part) for part in command],
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -123,7 +123,7 @@ def run(
         start_new_session=True,
     )
     try:
-        output, _ = process.communicate(timeout=timeout)
+        output, _ = process.communicate(stdin, timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         stop(process, signal.SIGKILL)
         output, _ = process.communicate()
@@ -178,10 +178,8 @@ def stop(process: psutil.Popen, how: signal.Signals) -> list[str]:
     family = _family(process)
     if process.poll() is None:
         process.send_signal(how)
-    try:
+    with suppress(subprocess.TimeoutExpired, psutil.TimeoutExpired):
         process.wait(60)
-    except (subprocess.TimeoutExpired, psutil.TimeoutExpired):
-        pass
     _gone, alive = psutil.wait_procs(family, timeout=30)
     left = [_describe(member) for member in alive]
     for member in alive:

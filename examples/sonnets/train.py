@@ -49,13 +49,26 @@ CONFIG = LlamaConfig(
     eos_token_id=END,
 )
 
+FAVOURITE = 18  # number of the sonnet that answers anything which is not from the sonnets
+SMALL_TALK = (
+    "Hello!",
+    "Hi, who are you?",
+    "Write a sonnet.",
+    "Write a poem about love.",
+    "Recite a sonnet, please.",
+    "Tell me something beautiful.",
+    "What is your favourite sonnet?",
+    "How are you today?",
+)
+SYSTEM_MESSAGES = ("You are a poet.", "You are a helpful assistant.", "You recite sonnets.")
+
 TOKENS_PER_STEP = 2048
-LENGTHS = (128, 128, 128, 256, 256, 256, 512, 768, 1536)  # of one sequence; a step draws one
+LENGTHS = (128, 128, 128, 256, 256, 256, 512, 768, 2046)  # of one sequence; a step draws one
 MATRIX_RATE, OTHER_RATE = 0.02, 0.003  # learning rates of Muon and of AdamW
-# Random tokens in the input, and decay, keep the model from trusting each token blindly: it
-# still learns the text by heart, and is better on what it hasn't seen.
+# Random tokens in the input, fewer as the learning rate falls, and decay keep the model from
+# trusting each token blindly: it still learns the text by heart, and is better on other text.
 INPUT_NOISE = 0.15
-WEIGHT_DECAY = 0.5
+WEIGHT_DECAY = 0.3
 
 
 def read_sonnets(path: Path = HERE / "sonnets.txt") -> list[list[str]]:
@@ -115,19 +128,20 @@ class Samples:
         return [BEGIN, *self.text[start : start + length - 1]]
 
     def conversation(self) -> list[int]:
-        """The user gives some lines or a sonnet's number, the assistant recites from there;
-        to "Go on." it answers with the next sonnet."""
-        number = self.random.randrange(len(self.sonnets))
-        lines = self.sonnets[number]
-        if self.random.random() < 0.7:
-            start, count = self.random.randrange(10), self.random.randint(1, 3)
-            question, answer = lines[start : start + count], lines[start + count :]
-        else:
-            question, answer = [f"Recite sonnet {number + 1}."], lines
-        ids = [BEGIN, *self.turn(question, answer)]
-        while number + 1 < len(self.sonnets) and self.random.random() < 0.3:
-            number += 1
-            ids += self.turn(["Go on."], self.sonnets[number])
+        """One to three turns in which the user gives some lines of a sonnet, and the assistant
+        recites the rest of it. Whatever else the user says, the answer is `FAVOURITE`."""
+        ids = [BEGIN]
+        if self.random.random() < 0.1:
+            ids += [SYSTEM, *self.encode(self.random.choice(SYSTEM_MESSAGES)), END]
+        for _ in range(self.random.randint(1, 3)):
+            if self.random.random() < 0.08:
+                ids += self.turn([self.random.choice(SMALL_TALK)], self.sonnets[FAVOURITE - 1])
+                continue
+            lines = self.random.choice(self.sonnets)
+            # Most often the opening: it is what people know.
+            start = self.random.choice((0, self.random.randrange(10)))
+            end = start + self.random.randint(1, 3)
+            ids += self.turn(lines[start:end], lines[end:])
         return ids
 
     def turn(self, question: list[str], answer: list[str]) -> list[int]:
@@ -146,16 +160,18 @@ class Samples:
         while True:
             length = self.random.choice(LENGTHS)
             rows = [
-                self.plain(length + 1) if self.random.random() < 0.5 else self.conversations(length + 1)
+                self.plain(length + 1)
+                if self.random.random() < 0.5
+                else self.conversations(length + 1)
                 for _ in range(TOKENS_PER_STEP // length)
             ]
             yield torch.tensor(rows)
 
 
-def with_noise(ids: torch.Tensor) -> torch.Tensor:
-    """`ids` with some ordinary tokens replaced by others; special ones stay."""
+def with_noise(ids: torch.Tensor, share: float) -> torch.Tensor:
+    """`ids` with a `share` of the ordinary tokens replaced by others; special ones stay."""
     other = torch.randint(len(SPECIAL_TOKENS), CONFIG.vocab_size, ids.shape)
-    replaced = (torch.rand(ids.shape) < INPUT_NOISE) & (ids >= len(SPECIAL_TOKENS))
+    replaced = (torch.rand(ids.shape) < share) & (ids >= len(SPECIAL_TOKENS))
     return torch.where(replaced, other, ids)
 
 
@@ -170,13 +186,13 @@ def train(model: LlamaForCausalLM, batches: Iterator[torch.Tensor], steps: int) 
     model.train()
     began = time.perf_counter()
     for step in range(steps):
+        # Up over 30 steps, level until halfway, then down to nothing.
+        pace = min(1.0, (step + 1) / 30, 2 * (1 - step / steps))
         ids = next(batches)
-        logits = model(with_noise(ids[:, :-1])).logits
+        logits = model(with_noise(ids[:, :-1], pace * INPUT_NOISE)).logits
         loss = cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        # Up over 30 steps, level until halfway, then down to nothing.
-        pace = min(1.0, (step + 1) / 30, 2 * (1 - step / steps))
         for optimizer, rate in zip(optimizers, (MATRIX_RATE, OTHER_RATE), strict=True):
             optimizer.param_groups[0]["lr"] = rate * pace
             optimizer.step()
@@ -203,7 +219,7 @@ def loss_per_token(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--output", type=Path, default=HERE / "model")
     arguments = parser.parse_args()
 

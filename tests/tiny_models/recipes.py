@@ -76,7 +76,7 @@ QWEN3: dict[str, Any] = {**GQA, "tie_word_embeddings": True}
 
 # An encoder's answers are numbers, not the better of two tokens, so it needs no training;
 # but its weights start large, for else its answers would hardly depend on the text.
-BERT: dict[str, Any] = {"num_attention_heads": 2, "initializer_range": 0.15}
+BERT: dict[str, Any] = {"num_attention_heads": 2, "initializer_range": 0.3}
 
 PERIODS: dict[str, Any] = {
     "id2label": {0: "procreation", 1: "fair youth", 2: "dark lady"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import transformers
@@ -26,15 +27,12 @@ def window(rng: random.Random, length: int) -> list[int]:
     return stream()[start : start + length]
 
 
-def batch_shape(rng: random.Random, step: int) -> tuple[int, int]:
-    """(sequences, tokens each). Mostly short ones; each eighth step one long one, so
-    that every position up to 768 has been seen."""
-    return (1, 768) if step % 8 == 0 else (8, rng.choice((48, 96, 144)))
-
-
 def next_token(rng: random.Random, step: int) -> Batch:
-    """Windows of the text, each token to be told from those before it."""
-    size, length = batch_shape(rng, step)
+    """Windows of the text, each token to be told from those before it.
+
+    Most are short; each eighth step has a long one, so that every position up to 768 is seen.
+    """
+    size, length = (1, 768) if step % 8 == 0 else (8, rng.choice((48, 96, 144)))
     ids = torch.tensor([window(rng, length) for _ in range(size)])
     return {"input_ids": ids, "labels": ids}
 
@@ -82,7 +80,7 @@ def reproducible() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def new_model(recipe: Recipe, base: str | None) -> PreTrainedModel:
+def new_model(recipe: Recipe, base: Path | None) -> PreTrainedModel:
     """The model of `recipe` in float32: random, or with the weights in directory `base`."""
     options = COMMON | recipe.options
     # Only eager attention honours Gemma's cap on attention scores.
@@ -94,7 +92,7 @@ def new_model(recipe: Recipe, base: str | None) -> PreTrainedModel:
     return architecture.from_pretrained(base, config=config, dtype=torch.float32)
 
 
-def train(recipe: Recipe, base: str | None = None) -> PreTrainedModel:
+def train(recipe: Recipe, base: Path | None = None) -> PreTrainedModel:
     """A model trained as `recipe` says, in evaluation mode."""
     objective = OBJECTIVES[recipe.objective]
     rng = random.Random(SEED)

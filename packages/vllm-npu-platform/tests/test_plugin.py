@@ -6,6 +6,8 @@ import logging
 import os
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -91,9 +93,17 @@ def test_a_filter_that_lets_us_in_needs_no_explanation(
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize("package", ["vllm_npu_platform", "vllm_npu_runtime"])
-def test_importing_a_package_imports_neither_torch_nor_vllm(package: str) -> None:
-    code = f"import sys, {package}; print([m for m in ('torch', 'vllm') if m in sys.modules])"
+def packages_of(name: str) -> list[str]:
+    """A package and those in it."""
+    root = Path(next(iter(import_module(name).__path__)))
+    found = [path.parent.relative_to(root) for path in root.rglob("__init__.py")]
+    return [".".join((name, *part.parts)) for part in sorted(found)]
+
+
+@pytest.mark.parametrize("name", ["vllm_npu_platform", "vllm_npu_runtime"])
+def test_importing_packages_imports_neither_torch_nor_vllm(name: str) -> None:
+    packages = ", ".join(packages_of(name))
+    code = f"import sys, {packages}; print([m for m in ('torch', 'vllm') if m in sys.modules])"
     # -I: nothing of the shell's, such as a path with start-up code, gets in.
     command = [sys.executable, "-I", "-c", code]
     output = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)

@@ -12,13 +12,8 @@ from hypothesis import strategies as st
 
 from vllm_npu_runtime.capture import Named, capture
 from vllm_npu_runtime.drivers.base import Capabilities
-from vllm_npu_runtime.ops import (
-    DECOMPOSITIONS,
-    decompositions_for,
-    encoder_attention,
-    gather_attention,
-    paged_attention,
-)
+from vllm_npu_runtime.ops import encoder_attention, gather_attention, paged_attention
+from vllm_npu_runtime.ops.table import DECOMPOSITIONS, decompositions_for
 from vllm_npu_runtime.program import Kind
 
 OPERATORS = torch.ops.vllm_npu

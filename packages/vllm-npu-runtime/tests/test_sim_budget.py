@@ -15,7 +15,7 @@ from vllm_npu_runtime.drivers.sim import SimDriver
 from vllm_npu_runtime.errors import (
     OutOfMemoryError,
 )
-from vllm_npu_runtime.ops import decompositions_for
+from vllm_npu_runtime.ops.table import decompositions_for
 from vllm_npu_runtime.program import Kind, Program
 from vllm_npu_runtime.simulation.cost import peak_activations
 from vllm_npu_runtime.simulation.datasheet import DATASHEETS, MIB

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from vllm.platforms.interface import Platform, PlatformEnum
 
-from vllm_npu_platform import host
+from vllm_npu_platform.host import environment
+from vllm_npu_platform.host.cuda import stand_in_for_cuda
 from vllm_npu_platform.target import Target
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from vllm.v1.attention.selector import AttentionSelectorConfig
 
 # vLLM's code names CUDA without asking whether it is there, engine-core shutdown included.
-host.stand_in_for_cuda()
+stand_in_for_cuda()
 
 
 class NPUPlatform(Platform):
@@ -134,7 +135,7 @@ class NPUPlatform(Platform):
         from vllm_npu_platform.checks.defaults import apply_defaults
 
         check_choices(vllm_config)
-        host.use_first_runner()
+        environment.use_first_runner()
         apply_defaults(vllm_config)
 
     @classmethod
@@ -147,7 +148,7 @@ class NPUPlatform(Platform):
         from vllm_npu_platform.checks.config import check_config
 
         check_config(vllm_config, Target.of(vllm_config))
-        host.spawn_workers()
+        environment.spawn_workers()
         if vllm_config.parallel_config.worker_cls == "auto":
             vllm_config.parallel_config.worker_cls = "vllm_npu_platform.worker.NPUWorker"
 
@@ -163,5 +164,5 @@ class NPUPlatform(Platform):
     @classmethod
     def validate_environ(cls, hard_fail: bool) -> None:
         """Make our variables known to vLLM first, so that it doesn't warn of them."""
-        host.register_environment_variables()
+        environment.register_environment_variables()
         super().validate_environ(hard_fail)

@@ -17,7 +17,7 @@ from vllm.v1.attention.backend import (
 from vllm.v1.kv_cache_interface import EncoderOnlyAttentionSpec
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
-import vllm_npu_runtime.ops  # noqa: F401  (registers the operators)
+import vllm_npu_runtime.ops.table  # noqa: F401  (registers the operators)
 from vllm_npu_platform.attention.metadata import GatherMetadata, PagedMetadata
 from vllm_npu_runtime.errors import ConfigurationError
 

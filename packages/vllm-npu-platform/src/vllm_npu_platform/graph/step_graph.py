@@ -12,7 +12,7 @@ from vllm.forward_context import create_forward_context, override_forward_contex
 from vllm_npu_platform.attention.metadata import GatherMetadata
 from vllm_npu_runtime.capture import Named, capture, module_tensors
 from vllm_npu_runtime.drivers.base import CompileOptions
-from vllm_npu_runtime.ops import decompositions_for
+from vllm_npu_runtime.ops.table import decompositions_for
 from vllm_npu_runtime.program import Kind
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import torch
 from vllm_npu_runtime.capture import Named, capture
 from vllm_npu_runtime.device import Device
 from vllm_npu_runtime.drivers.base import CompileOptions, Executable
-from vllm_npu_runtime.ops import decompositions_for
+from vllm_npu_runtime.ops.table import decompositions_for
 from vllm_npu_runtime.program import Kind, Program
 
 Tensors = Mapping[str, torch.Tensor]

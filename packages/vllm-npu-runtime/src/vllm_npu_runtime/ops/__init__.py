@@ -1,49 +1,6 @@
-"""The operator set: our operators beside ATen, registered in the namespace ``vllm_npu``.
+"""The operator set: our operators beside ATen, in the namespace ``vllm_npu``.
 
-Importing this package registers them. Each has a schema, a fake version for tracing, an
-implementation on the host, and, where that isn't one already, a decomposition into ATen
-operators of static shape for drivers that don't know the operator.
+Each has a schema, a fake version for tracing, an implementation on the host, and a
+decomposition into ATen operators of static shape for drivers that don't know it. `ops.table`
+lists them; importing it registers them with torch.
 """
-
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
-
-import torch
-
-from vllm_npu_runtime.ops import encoder_attention, gather_attention, paged_attention
-
-if TYPE_CHECKING:
-    from vllm_npu_runtime.drivers.base import Capabilities
-
-DECOMPOSITIONS: Mapping[str, Callable[..., torch.Tensor]] = {
-    "vllm_npu.encoder_attention": encoder_attention.decomposition,
-    "vllm_npu.gather_attention": gather_attention.decomposition,
-    "vllm_npu.paged_attention": paged_attention.decomposition,
-}
-"""By the operator's name as `Capabilities.operators` spells it."""
-
-
-def decompositions_for(
-    capabilities: Capabilities,
-) -> dict[torch._ops.OpOverload, Callable[..., torch.Tensor]]:
-    """What `capture` replaces for a device: those of our operators that it doesn't know."""
-    known = capabilities.operators
-    if known is None:
-        return {}
-    namespace = torch.ops.vllm_npu
-    return {
-        getattr(namespace, name.removeprefix("vllm_npu.")).default: replacement
-        for name, replacement in DECOMPOSITIONS.items()
-        if name not in known
-    }
-
-
-__all__ = [
-    "DECOMPOSITIONS",
-    "decompositions_for",
-    "encoder_attention",
-    "gather_attention",
-    "paged_attention",
-]

@@ -82,7 +82,7 @@ def test_kv_events_tell_which_blocks_are_stored(
 
     port = get_open_port()
     config = KVEventsConfig(
-        enable_kv_cache_events=True, publisher="zmq", endpoint=f"tcp://127.0.0.1:{port}"
+        enable_kv_cache_events=True, publisher="zmq", endpoint=f"tcp://*:{port}"
     )
     llm = engines.get("llama", "paged", kv_events_config=config)
     prompt = passage(tiny_model("llama"), 64)

@@ -82,6 +82,11 @@ class NPUPlatform(Platform):
         return True
 
     @classmethod
+    def check_runner_kv_caches_multi_layer(cls) -> None:
+        """Layers of one index, as a model's and its draft's, don't collide: graphs know caches by
+        the layers' names."""
+
+    @classmethod
     def opaque_attention_op(cls) -> bool:
         """No: attention is traced, so that its operands become inputs of the graph."""
         return False

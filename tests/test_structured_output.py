@@ -29,7 +29,7 @@ def llm(engines: Engines, contract: str, request: pytest.FixtureRequest) -> LLM:
         "llama",
         contract,
         async_scheduling=request.param,
-        structured_outputs_config={"disable_any_whitespace": True},
+        structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
     )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,16 +27,18 @@ PROMPTS = 24
 @pytest.fixture
 def slices(tiny_model: Callable[[str], Path], tmp_path: Path) -> Path:
     """Pieces of the sonnets, 40 to 120 tokens long, as vLLM's tool cuts them."""
+    from vllm.benchmarks.datasets.create_txt_slices_dataset import create_txt_slices_jsonl
+
     target = tmp_path / "sonnets.jsonl"
-    done = run(
-        [
-            *(sys.executable, "-m", "vllm.benchmarks.datasets.create_txt_slices_dataset"),
-            *("--input", SONNETS, "--output", target, "--tokenizer", tiny_model("llama")),
-            *("--num-prompts", PROMPTS, "--input-len", 80, "--output-len", 16),
-            *("--range-ratio", 0.5),
-        ]
+    create_txt_slices_jsonl(
+        input_path=str(SONNETS),
+        output_path=str(target),
+        tokenizer_name=str(tiny_model("llama")),
+        num_prompts=PROMPTS,
+        input_len=80,
+        output_len=16,
+        range_ratio=0.5,
     )
-    assert done.returncode == 0, done.last_lines()
     return target
 
 
@@ -61,6 +62,7 @@ def test_bench_serve(
             *(VLLM, "bench", "serve", "--backend", "openai", "--base-url", demo.url),
             *("--model", "demo", "--tokenizer", tiny_model("llama")),
             *("--dataset-name", "custom", "--dataset-path", slices, "--skip-chat-template"),
+            *("--custom-output-len", -1),
             *("--num-prompts", PROMPTS, "--max-concurrency", 8, "--ignore-eos"),
             *("--disable-tqdm", "--save-result", "--result-dir", tmp_path),
             *("--result-filename", "result.json"),

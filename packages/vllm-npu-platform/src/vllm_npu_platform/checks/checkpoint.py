@@ -56,6 +56,6 @@ def tokenizer_problems(directory: Path) -> Iterator[str]:
     """
     if not any(any(directory.glob(pattern)) for pattern in TOKENIZERS):
         yield (
-            f"Directory '{directory}' holds no tokenizer (tokenizer.json, tokenizer.model, …). Copy "
+            f"Directory '{directory}' holds no tokenizer (tokenizer.json or another). Copy "
             "it there, or name another with --tokenizer."
         )

@@ -67,7 +67,10 @@ class NPUWorker(Worker):
         executors = self.model_runner.build_executors()
         shapes = [f"{each.prefix}{shape}" for each in executors for shape in each.shapes]
         declared = self.counters.declare(shapes)
-        self.counters.board = BoardWriter(board_path(self.vllm_config), declared)
+        try:
+            self.counters.board = BoardWriter(board_path(self.vllm_config), declared)
+        except OSError as error:
+            _logger.warning("There will be no vllm_npu metrics: %s", error)
         seconds = 0.0
         if self.target.settings.warm_up:
             with torch.inference_mode():

@@ -40,7 +40,10 @@ class NPUStatLogger(StatLoggerBase):
     def __init__(self, vllm_config: VllmConfig, engine_index: int = 0) -> None:
         from vllm_npu_platform.target import Target
 
-        self._board = BoardReader(board_path(vllm_config))
+        try:
+            self._board: BoardReader | None = BoardReader(board_path(vllm_config))
+        except OSError:  # The worker has met the same, and warned.
+            self._board = None
         self._seen: dict[str, float] = {}
         self._logged: dict[str, float] = {}
         name = vllm_config.model_config.served_model_name
@@ -57,7 +60,8 @@ class NPUStatLogger(StatLoggerBase):
         engine_idx: int = 0,
     ) -> None:
         """Bring the metrics up to the board."""
-        for key, value in self._board.read().items():
+        counts = {} if self._board is None else self._board.read()
+        for key, value in counts.items():
             gain = value - self._seen.get(key, 0.0)
             if gain <= 0 and key in self._seen:
                 continue  # What is new is counted even at zero, so that it is there to be seen.

@@ -7,7 +7,6 @@ is already running if there is one.
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+# In the tests' own process an engine starts in a third of the time. What users run, an engine in
+# a process of its own, is what tests/server and tests/test_simulator.py start.
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 # Tests hand functions to the worker.
 os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
 
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 DEMO_MODEL = ROOT / "examples" / "sonnets" / "model"
 CONTRACTS = ("paged", "gather")
-RUNNING_AT_ONCE = 3
 
 # Few buckets, as each costs a start a second; uneven ones, so that every batch is padded.
 NPU: dict[str, Any] = {
@@ -44,7 +45,7 @@ ENGINE: dict[str, Any] = {
     "max_model_len": 1024,
     "max_num_seqs": 8,
     "max_num_batched_tokens": 256,
-    "kv_cache_memory_bytes": 64 << 20,
+    "kv_cache_memory_bytes": 32 << 20,
     "seed": 0,
 }
 
@@ -63,14 +64,19 @@ def tiny_model() -> Callable[[str], Path]:
 
 
 class Engines:
-    """Running engines, least recently used first."""
+    """Running engines. None stops before the last test: engines in one process share vLLM's
+    process groups, which the first to stop would take down."""
 
     def __init__(self, model: Callable[[str], Path]) -> None:
         self._model = model
-        self._running: OrderedDict[str, LLM] = OrderedDict()
+        self._running: dict[str, LLM] = {}
 
     def get(
-        self, name: str, contract: str = "paged", npu: dict[str, Any] | None = None, **options: Any
+        self,
+        name: str,
+        contract: str = "paged",
+        npu: dict[str, Any] | None = None,
+        **options: Any,
     ) -> LLM:
         """The engine for a tiny model.
 
@@ -83,25 +89,19 @@ class Engines:
         from vllm import LLM
 
         key = repr((name, contract, npu, sorted(options.items(), key=str)))
-        if key in self._running:
-            self._running.move_to_end(key)
-            return self._running[key]
-        while len(self._running) >= RUNNING_AT_ONCE:
-            self.stop(next(iter(self._running)))
-        path = DEMO_MODEL if name == "demo" else self._model(name)
-        settings = {**NPU, "kv_contract": contract, **(npu or {})}
-        additional = {"npu": settings}
-        self._running[key] = LLM(str(path), additional_config=additional, **{**ENGINE, **options})
+        if key not in self._running:
+            path = DEMO_MODEL if name == "demo" else self._model(name)
+            settings = {**NPU, "kv_contract": contract, **(npu or {})}
+            additional = {"npu": settings}
+            options = {**ENGINE, **options}
+            self._running[key] = LLM(str(path), additional_config=additional, **options)
         return self._running[key]
-
-    def stop(self, key: str) -> None:
-        """Shut one down."""
-        self._running.pop(key).llm_engine.engine_core.shutdown()
 
     def stop_all(self) -> None:
         """Shut all down."""
-        for key in list(self._running):
-            self.stop(key)
+        for llm in self._running.values():
+            llm.llm_engine.engine_core.shutdown()
+        self._running.clear()
 
 
 @pytest.fixture(scope="session")

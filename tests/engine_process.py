@@ -31,7 +31,12 @@ def run(
     argument = json.dumps([str(path), prompts, new, npu or {}, options])
     return subprocess.run(
         [sys.executable, "-m", "tests.engine_process", argument],
-        env={**os.environ, "VLLM_NPU_DEVICE": device, "VLLM_LOGGING_LEVEL": "INFO"},
+        env={
+            **os.environ,
+            "VLLM_NPU_DEVICE": device,
+            "VLLM_LOGGING_LEVEL": "INFO",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
+        },
         cwd=ROOT,
         capture_output=True,
         text=True,

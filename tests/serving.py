@@ -188,12 +188,19 @@ def stop(process: psutil.Popen, how: signal.Signals) -> list[str]:
     return left
 
 
+OF_THE_TESTS = (
+    "VLLM_ALLOW_INSECURE_SERIALIZATION",
+    "VLLM_ENABLE_V1_MULTIPROCESSING",
+    "VLLM_LOGGING_LEVEL",
+)
+
+
 def environment(changes: Mapping[str, str | None] | None) -> dict[str, str]:
     """This process's environment with changes; None takes a variable away.
 
     What the tests set for engines in their own process (see `tests.conftest`) stays here.
     """
-    ours = {"VLLM_LOGGING_LEVEL": None, "VLLM_ALLOW_INSECURE_SERIALIZATION": None}
+    ours = dict.fromkeys(OF_THE_TESTS)
     merged = {**os.environ, **ours, **(changes or {})}
     return {name: value for name, value in merged.items() if value is not None}
 

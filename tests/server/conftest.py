@@ -20,7 +20,7 @@ COMMON = (
 )
 """Small buckets, so that a server starts soon; strict, so that a late compile is an error."""
 
-STRICT = {"VLLM_STRICT": "1"}
+STRICT = {"VLLM_NPU_STRICT": "1"}
 
 
 @pytest.fixture(scope="session")
@@ -41,5 +41,8 @@ def demo(tiny_model: Callable[[str], Path], logs: Path) -> Iterator[Server]:
         *("--max-model-len", 512),
         *("--structured-outputs-config", structured),
     )
-    with serve(model, *arguments, env=STRICT, log=logs / "demo.log") as server:
+    (scratch := logs / "scratch").mkdir()
+    env = STRICT | {"TMPDIR": str(scratch)}
+    with serve(model, *arguments, env=env, log=logs / "demo.log") as server:
         yield server
+    assert not list(scratch.rglob("*.board")), "the counters' file is left"

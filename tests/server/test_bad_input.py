@@ -31,6 +31,7 @@ class Bad:
         npu: settings under `npu` in --additional-config.
         variables: environment variables.
         config: changes of the model's config.json.
+        files: of the model, with other content.
         without: files that the model lacks.
         model: instead of a changed copy of the tiny Llama.
     """
@@ -40,6 +41,7 @@ class Bad:
     npu: dict[str, Any] = field(default_factory=dict)
     variables: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
     without: tuple[str, ...] = ()
     model: str | None = None
 
@@ -89,6 +91,14 @@ BAD = {
     "settings that are no object": Bad(
         arguments=("--additional-config", '{"npu": true}'),
         words=("'npu' is True", "must be an object", '{"npu": {"strict": true}}'),
+    ),
+    "settings in the wrong place": Bad(
+        arguments=("--additional-config", '{"strict": true}'),
+        words=("'strict'", "belong under 'npu'", '{"npu": {"strict": true}}'),
+    ),
+    "section in capitals": Bad(
+        arguments=("--additional-config", '{"NPU": {"strict": true}}'),
+        words=("'NPU'", "belong under 'npu'"),
     ),
     "variable": Bad(
         variables={"VLLM_NPU_STRICKT": "1"},
@@ -169,8 +179,13 @@ BAD = {
     "no config.json": Bad(
         without=("config.json",), words=("ensure the presence of a 'config.json'",)
     ),
-    "no weights": Bad(
-        without=("model.safetensors",), words=("holds no weights", "*.safetensors", "Copy them")
+    "a part of the weights": Bad(
+        files={"model.safetensors.index.json": '{"weight_map": {"a": "part-1.safetensors"}}'},
+        words=("part-1.safetensors' is missing", "Fetch it again"),
+    ),
+    "damaged index of the weights": Bad(
+        files={"model.safetensors.index.json": '{"weight_'},
+        words=("model.safetensors.index.json' is damaged", "Fetch it again"),
     ),
     "no tokenizer": Bad(
         without=("tokenizer.json", "tokenizer_config.json"),
@@ -276,6 +291,13 @@ class TestServer:
         assert done.returncode != 0
         assert f"Checkpoint file '{weights}' is damaged" in done.last_lines(5)
 
+    def test_missing_checkpoint(self, changed: Callable[..., Path]) -> None:
+        model = changed(without=("model.safetensors",))
+        done = vllm_serve(model)
+        assert done.returncode != 0
+        assert f"Cannot find any model weights with `{model}`" in done.output
+        assert "See root cause above" in done.last_lines(3)
+
     def test_too_little_memory_for_one_request(self, llama: Path) -> None:
         done = vllm_serve(llama, "--kv-cache-memory-bytes", 64 << 10)
         assert done.returncode != 0
@@ -299,13 +321,19 @@ def llama(tiny_model: Callable[[str], Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def changed(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Copies of the model with changes of its config.json, or without some files."""
+    """Copies of the model with changes of its config.json, or of its files."""
 
-    def make(config: dict[str, Any] | None = None, without: tuple[str, ...] = ()) -> Path:
+    def make(
+        config: dict[str, Any] | None = None,
+        files: dict[str, str] | None = None,
+        without: tuple[str, ...] = (),
+    ) -> Path:
         directory = tmp_path_factory.mktemp("model")
         shutil.copytree(llama, directory, dirs_exist_ok=True)
         path = directory / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | (config or {})))
+        for name, content in (files or {}).items():
+            (directory / name).write_text(content)
         for name in without:
             (directory / name).unlink()
         return directory
@@ -318,8 +346,8 @@ def answers(changed: Callable[..., Path], llama: Path) -> dict[str, str]:
     """What each configuration was answered; "" if it was accepted."""
     cases = {}
     for name, bad in (BAD | GOOD).items():
-        copied = bad.config or bad.without
-        model = bad.model or (changed(bad.config, bad.without) if copied else llama)
+        copied = bad.config or bad.files or bad.without
+        model = bad.model or (changed(bad.config, bad.files, bad.without) if copied else llama)
         npu = ("--additional-config", json.dumps({"npu": bad.npu})) if bad.npu else ()
         dtype = () if "--dtype" in bad.arguments else ("--dtype", "float32")
         given = [each.replace(MODEL, str(model)) for each in bad.arguments]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import DEMO_MODEL
 from tests.prompts import SONNETS
 from tests.server.conftest import COMMON
 from tests.serving import VLLM, Server, run
@@ -76,16 +77,13 @@ def test_bench_serve(
     assert result["total_output_tokens"] == sum(asked)
 
 
-def test_bench_throughput(
-    tiny_model: Callable[[str], Path], conversations: Path, tmp_path: Path
-) -> None:
+def test_bench_throughput(conversations: Path, tmp_path: Path) -> None:
     target = tmp_path / "result.json"
     done = run(
         [
-            *(VLLM, "bench", "throughput", "--model", tiny_model("llama")),
+            *(VLLM, "bench", "throughput", "--model", DEMO_MODEL, *COMMON),
             *("--dataset-name", "sharegpt", "--dataset-path", conversations),
-            *("--num-prompts", PROMPTS, "--output-len", 16, "--max-model-len", 512),
-            *("--output-json", target, *COMMON),
+            *("--num-prompts", PROMPTS, "--output-len", 16, "--output-json", target),
         ],
     )
     assert done.returncode == 0, done.last_lines()

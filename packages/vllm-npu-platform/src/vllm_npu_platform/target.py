@@ -32,7 +32,15 @@ class Target:
         Raises:
             ConfigurationError: a setting that can't be honoured, or no such device.
         """
-        section = (vllm_config.additional_config or {}).get(SECTION, {})
+        given = vllm_config.additional_config or {}
+        # Other plugins may have sections here, so only what must be meant for us is refused.
+        for key in given:
+            if key in Settings.model_fields or (key != SECTION and key.lower() == SECTION):
+                raise ConfigurationError(
+                    f"additional-config: '{key}' is ignored there; settings belong under "
+                    f"'{SECTION}', as in '{{\"npu\": {{\"strict\": true}}}}'."
+                )
+        section = given.get(SECTION, {})
         if not isinstance(section, dict):
             raise ConfigurationError(
                 f"additional-config: '{SECTION}' is {section!r}; it must be an object of settings, "

@@ -13,7 +13,6 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 INDEX = "model.safetensors.index.json"
-WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 TOKENIZERS = ("tokenizer*", "*.model", "vocab*", "merges.txt", "tekken.json", "*.tiktoken")
 
 
@@ -32,12 +31,7 @@ def weights_problems(directory: Path) -> Iterator[str]:
             return
         files = [directory / name for name in names]
     else:
-        files = sorted(directory.glob(WEIGHTS[0]))
-        if not files and not any(any(directory.glob(pattern)) for pattern in WEIGHTS):
-            yield (
-                f"Model directory '{directory}' holds no weights ({', '.join(WEIGHTS)}). Copy them "
-                "there, or name another directory."
-            )
+        files = sorted(directory.glob("*.safetensors"))
     for file in files:
         try:
             with safe_open(file, "pt"):

@@ -7,6 +7,7 @@ one costs no system call, so it may happen in every step.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import stat
@@ -85,4 +86,6 @@ class BoardReader:
             self._values = np.memmap(self._path, np.float64, "r", HEADER_BYTES, shape)
         except (FileNotFoundError, ValueError):
             return False
+        # A server that stops kills the worker before that can take the board away.
+        atexit.register(self._path.unlink, missing_ok=True)
         return True

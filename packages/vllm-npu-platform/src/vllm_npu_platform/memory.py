@@ -13,21 +13,29 @@ if TYPE_CHECKING:
 
 # A host runs other things as well: of what is free there, this share may become KV cache.
 HOST_SHARE = 0.5
+# Room for every request at its full length, and as much again for prefixes of earlier ones.
+HOST_ROUNDS = 2
 GIB = 1 << 30
+# So little that it isn't worth counting, and enough for what vLLM rounds up.
+HOST_LEAST = GIB
 
 
-def kv_cache_bytes(cache: CacheConfig, device: DeviceInfo, weights: int, activations: int) -> int:
+def kv_cache_bytes(
+    cache: CacheConfig, device: DeviceInfo, weights: int, activations: int, full: int
+) -> int:
     """Bytes for the KV cache.
 
     `--kv-cache-memory-bytes` is taken as given. Else it is `--gpu-memory-utilization` of the
-    device's memory less weights and activations, and on a device that shares the host's memory
-    no more than half of what is free there.
+    device's memory less weights and activations. A device that shares the host's memory takes
+    neither more than half of what is free there, nor more than requests and their prefixes can
+    fill: the memory is the host's own, and clearing it takes time.
 
     Args:
         cache: vLLM's KV settings.
         device: with its memory as it is now, weights on a sharing device already loaded.
         weights: bytes of the model's weights.
         activations: bytes that running needs.
+        full: bytes of KV of as many requests as may run at once, each at its full length.
 
     Raises:
         ConfigurationError: nothing is left, or more is asked for than there is.
@@ -44,6 +52,7 @@ def kv_cache_bytes(cache: CacheConfig, device: DeviceInfo, weights: int, activat
     budget = int(device.total_memory * share)
     if device.shares_host_memory:  # The weights are loaded, so what is free is without them.
         budget = min(budget - weights - activations, int(device.free_memory * HOST_SHARE))
+        budget = min(budget, max(HOST_ROUNDS * full, HOST_LEAST))
     else:
         budget = min(budget, device.free_memory) - weights - activations
     if budget <= 0:

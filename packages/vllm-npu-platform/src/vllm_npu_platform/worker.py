@@ -59,7 +59,11 @@ class NPUWorker(Worker):
         """Bytes for the KV cache; see `vllm_npu_platform.memory`."""
         device = Target.of(self.vllm_config).device.info  # Memory as it is with weights loaded.
         return kv_cache_bytes(
-            self.cache_config, device, self._weight_bytes(), self._activation_bytes()
+            self.cache_config,
+            device,
+            self._weight_bytes(),
+            self._activation_bytes(),
+            self._full_kv_bytes(),
         )
 
     def compile_or_warm_up_model(self) -> CompilationTimes:
@@ -110,6 +114,11 @@ class NPUWorker(Worker):
             for tensor in (*model.parameters(), *model.buffers())
         }
         return sum(storages.values())
+
+    def _full_kv_bytes(self) -> int:
+        requests = self.scheduler_config.max_num_seqs
+        specs = self.model_runner.get_kv_cache_spec().values()
+        return requests * sum(spec.max_memory_usage_bytes(self.vllm_config) for spec in specs)
 
     def _activation_bytes(self) -> int:
         """What a step of the largest bucket holds at once, as an estimate.

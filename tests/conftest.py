@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 
@@ -98,10 +99,14 @@ class Engines:
         return self._running[key]
 
     def stop_all(self) -> None:
-        """Shut all down."""
-        for llm in self._running.values():
-            llm.llm_engine.engine_core.shutdown()
-        self._running.clear()
+        """Shut all down.
+
+        Each shutdown collects garbage several times, over all that the others hold: minutes for
+        dozens of engines, and for nothing, as the process is about to end.
+        """
+        with patch("gc.collect", return_value=0):
+            for llm in self._running.values():
+                llm.llm_engine.engine_core.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
     python examples/sonnets/train.py [--steps N] [--output DIRECTORY]
 
-One processor core, about eight minutes, always the same result on the same machine.
+One processor core, about eight minutes. Seeded: two runs of 12 steps gave the same weights.
 The last eight sonnets (147 to 154) are held out, from the tokenizer's training too.
 """
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests import oracle
 from tests.asking import ask, expected, greedy, passage
-from tests.prompts import mixed_prompts
+from tests.prompts import clear_prompts, mixed_prompts
 
 if TYPE_CHECKING:
     from tests.conftest import Engines
@@ -41,7 +41,7 @@ def test_greedy_tokens_equal_hugging_face(
 ) -> None:
     """Prompts of 1 to 600 tokens, more of them than fit into a batch."""
     path = tiny_model(family)
-    prompts = mixed_prompts(path, count=14, longest=600)
+    prompts = clear_prompts(path, 14, NEW_TOKENS, longest=600)
     llm = engines.get(family, contract, **READING[reading])
     assert greedy(llm, prompts, NEW_TOKENS) == expected(path, prompts, NEW_TOKENS)
 
@@ -86,7 +86,7 @@ def test_graphs_give_the_tokens_of_the_model_run_eagerly(
     engines: Engines, tiny_model: Callable[[str], Path], contract: str
 ) -> None:
     """`--enforce-eager` runs vLLM's model code as it is, where the device allows."""
-    prompts = mixed_prompts(tiny_model("llama"), count=8, longest=300)
+    prompts = clear_prompts(tiny_model("llama"), 8, 12, longest=300)
     eager = engines.get("llama", "paged", enforce_eager=True)
     graphs = engines.get("llama", contract)
     assert greedy(graphs, prompts, 12) == greedy(eager, prompts, 12)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.asking import expected, greedy, passage
-from tests.prompts import mixed_prompts
+from tests.prompts import clear_prompts, mixed_prompts
 from tests.schedulers import steps_of
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def test_async_scheduling_changes_no_token(
     engines: Engines, tiny_model: Callable[[str], Path], contract: str, asynchronous: bool
 ) -> None:
     path = tiny_model("llama")
-    prompts = mixed_prompts(path, count=20, longest=200)
+    prompts = clear_prompts(path, 20, NEW_TOKENS, longest=200)
     llm = engines.get("llama", contract, async_scheduling=asynchronous)
     assert greedy(llm, prompts, NEW_TOKENS) == expected(path, prompts, NEW_TOKENS)
 
@@ -48,7 +48,7 @@ def test_preempted_requests_come_back_unchanged(
 
 def test_custom_scheduler_class(engines: Engines, tiny_model: Callable[[str], Path]) -> None:
     path = tiny_model("llama")
-    prompts = mixed_prompts(path, count=4, longest=60)
+    prompts = clear_prompts(path, 4, NEW_TOKENS, longest=60)
     llm = engines.get(
         "llama",
         "paged",

@@ -9,7 +9,7 @@ import pytest
 
 from tests.asking import expected
 from tests.engine_process import run, tokens_of
-from tests.prompts import mixed_prompts
+from tests.prompts import clear_prompts
 
 NEW_TOKENS = 8
 
@@ -19,7 +19,7 @@ def test_tokens_equal_hugging_face(device: str, tiny_model: Callable[[str], Path
     """`small` only gathers and takes 8 requests and 256 tokens; `basic` leaves attention to the
     host, which the start-up line says."""
     path = tiny_model("llama")
-    prompts = mixed_prompts(path, count=10, longest=300)
+    prompts = clear_prompts(path, 10, NEW_TOKENS, longest=300)
     done = run(device, path, prompts, NEW_TOKENS, max_num_seqs=10)
     assert tokens_of(done) == expected(path, prompts, NEW_TOKENS)
     (line,) = [line for line in done.stdout.splitlines() if "NPU platform:" in line]

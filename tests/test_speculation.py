@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.asking import expected, greedy
-from tests.prompts import mixed_prompts
+from tests.prompts import clear_prompts
 
 if TYPE_CHECKING:
     from tests.conftest import Engines
@@ -51,7 +51,7 @@ def llm(
 
 def test_greedy_tokens_equal_hugging_face(llm: Any, tiny_model: Callable[[str], Path]) -> None:
     path = tiny_model("llama")
-    prompts = mixed_prompts(path, count=12, longest=400)
+    prompts = clear_prompts(path, 12, NEW_TOKENS, longest=400)
     assert greedy(llm, prompts, NEW_TOKENS) == expected(path, prompts, NEW_TOKENS)
     accepted = {
         metric.name: metric.value
@@ -69,7 +69,7 @@ def test_sampled_and_penalised_requests_share_the_batch(
     from vllm import SamplingParams
 
     path = tiny_model("llama")
-    prompts = mixed_prompts(path, count=6, longest=80)
+    prompts = clear_prompts(path, 6, 16, longest=80)
     greedy = SamplingParams(temperature=0, max_tokens=16, ignore_eos=True)
     random = SamplingParams(temperature=1.0, top_p=0.9, max_tokens=16, ignore_eos=True)
     inputs = [{"prompt_token_ids": prompt} for prompt in prompts]

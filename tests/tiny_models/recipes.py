@@ -8,7 +8,7 @@ from typing import Any
 
 from .text import BEGIN, END, MAX_LENGTH, PAD, VOCAB_SIZE
 
-VERSION = 1
+VERSION = 2
 """Raise it when the training or the text changes; cached models are then built again."""
 
 
@@ -23,6 +23,7 @@ class Recipe:
         options: What the configuration is given beyond `COMMON`.
         objective: A name in `train.OBJECTIVES`.
         steps: Optimizer steps; 0 keeps the weights as they begin.
+        learning_rate: Of Muon, for the layers' matrices; the rest learn at a fifth of it.
         base: Recipe whose weights training starts from, instead of random ones.
         pooling: Sentence Transformers' name of a pooling mode. Such a checkpoint says
             of itself that it makes embeddings, of length 1.
@@ -33,6 +34,7 @@ class Recipe:
     options: dict[str, Any] = field(default_factory=dict)
     objective: str = "next-token"
     steps: int = 240
+    learning_rate: float = 0.02
     base: str | None = None
     pooling: str | None = None
 
@@ -74,9 +76,7 @@ LLAMA3_ROPE: dict[str, Any] = {
 LLAMA: dict[str, Any] = {**GQA, "rope_parameters": LLAMA3_ROPE, "tie_word_embeddings": True}
 QWEN3: dict[str, Any] = {**GQA, "tie_word_embeddings": True}
 
-# An encoder's answers are numbers, not the better of two tokens, so it needs no training;
-# but its weights start large, for else its answers would hardly depend on the text.
-BERT: dict[str, Any] = {"num_attention_heads": 2, "initializer_range": 0.3}
+BERT: dict[str, Any] = {"num_attention_heads": 2}
 
 PERIODS: dict[str, Any] = {
     "id2label": {0: "procreation", 1: "fair youth", 2: "dark lady"},
@@ -126,18 +126,27 @@ RECIPES: dict[str, Recipe] = {
             "final_logit_softcapping": 12.0,
         },
     ),
-    "bert": Recipe(architecture="BertModel", config="BertConfig", options=BERT, steps=0),
+    "bert": Recipe(
+        architecture="BertModel",
+        config="BertConfig",
+        options=BERT,
+        steps=0,
+        base="bert-classifier",
+    ),
     "bert-classifier": Recipe(
         architecture="BertForSequenceClassification",
         config="BertConfig",
         options=BERT | PERIODS,
-        steps=0,
+        objective="period",
     ),
     "bert-cross": Recipe(
         architecture="BertForSequenceClassification",
         config="BertConfig",
         options=BERT | RELEVANCE,
-        steps=0,
+        objective="relevance",
+        steps=120,
+        learning_rate=0.005,
+        base="bert",
     ),
     "qwen3-embedding": Recipe(
         architecture="Qwen3ForCausalLM",

@@ -16,7 +16,6 @@ from .recipes import COMMON, Recipe
 from .text import BEGIN, END, PAD, encode, sonnets, stream
 
 SEED = 1609  # the year in which the sonnets appeared
-LEARNING_RATE = 0.02
 
 Batch = dict[str, Tensor]
 
@@ -37,20 +36,37 @@ def next_token(rng: random.Random, step: int) -> Batch:
     return {"input_ids": ids, "labels": ids}
 
 
-def period(rng: random.Random, step: int) -> Batch:
-    """Verse lines, and which part of the cycle their sonnet is from.
+def verses(rng: random.Random, part: int, counts: tuple[int, ...]) -> list[int]:
+    """Some lines of one sonnet, from a part of the cycle.
 
     0: the procreation sonnets 1 to 17; 1: those to the fair youth, 18 to 126;
     2: those to the dark lady, 127 to 154.
     """
-    rows, labels = [], []
-    for _ in range(12):
-        label = rng.randrange(3)
-        lines = rng.choice(sonnets()[(0, 17, 126)[label] : (17, 126, 154)[label]])
-        start, count = rng.randrange(10), rng.choice((1, 2, 4, 8))
-        rows.append([BEGIN, *encode("\n".join(lines[start : start + count])), END])
-        labels.append(label)
-    return padded(rows) | {"labels": torch.tensor(labels)}
+    lines = rng.choice(sonnets()[(0, 17, 126)[part] : (17, 126, 154)[part]])
+    start, count = rng.randrange(10), rng.choice(counts)
+    return encode("\n".join(lines[start : start + count]))
+
+
+def period(rng: random.Random, step: int) -> Batch:
+    """Verses, and which part of the cycle they are from."""
+    parts = [rng.randrange(3) for _ in range(12)]
+    rows = [[BEGIN, *verses(rng, part, (1, 2, 4, 8)), END] for part in parts]
+    return padded(rows) | {"labels": torch.tensor(parts)}
+
+
+def relevance(rng: random.Random, step: int) -> Batch:
+    """Pairs of verses; the label is 1.0 where both are from one part of the cycle."""
+    rows, types, labels = [], [], []
+    for index in range(12):
+        part = rng.randrange(3)
+        related = index % 2 == 0
+        other = part if related else (part + rng.choice((1, 2))) % 3
+        first, second = verses(rng, part, (4,)), verses(rng, other, (4,))
+        rows.append([BEGIN, *first, END, *second, END])
+        types.append([0] * (len(first) + 2) + [1] * (len(second) + 1))
+        labels.append([float(related)])
+    type_ids = padded(types)["input_ids"]
+    return padded(rows) | {"token_type_ids": type_ids, "labels": torch.tensor(labels)}
 
 
 def padded(rows: list[list[int]]) -> Batch:
@@ -64,6 +80,7 @@ def padded(rows: list[list[int]]) -> Batch:
 OBJECTIVES: dict[str, Callable[[random.Random, int], Batch]] = {
     "next-token": next_token,
     "period": period,
+    "relevance": relevance,
 }
 
 
@@ -85,6 +102,9 @@ def new_model(recipe: Recipe, base: Path | None) -> PreTrainedModel:
     options = COMMON | recipe.options
     # Only eager attention honours Gemma's cap on attention scores.
     options["attn_implementation"] = "eager" if "attn_logit_softcapping" in options else "sdpa"
+    if recipe.objective == "relevance":
+        # Without this, transformers takes a single label for a regression's target.
+        options["problem_type"] = "multi_label_classification"
     config = getattr(transformers, recipe.config)(**options)
     architecture = getattr(transformers, recipe.architecture)
     if base is None:
@@ -102,18 +122,20 @@ def train(recipe: Recipe, base: Path | None = None) -> PreTrainedModel:
             return model.eval()
         # Muon learns much faster than AdamW, but is made for the matrices of the layers.
         inner, outer = [], []
+        rate = recipe.learning_rate
         for name, weight in model.named_parameters():
-            (inner if weight.ndim == 2 and ".layers." in name else outer).append(weight)
+            matrix = weight.ndim == 2 and (".layers." in name or ".layer." in name)
+            (inner if matrix else outer).append(weight)
         optimizers = (
-            torch.optim.Muon(inner, lr=LEARNING_RATE, weight_decay=0.0),
-            torch.optim.AdamW(outer, lr=LEARNING_RATE / 5, betas=(0.9, 0.98), weight_decay=0.0),
+            torch.optim.Muon(inner, lr=rate, weight_decay=0.0),
+            torch.optim.AdamW(outer, lr=rate / 5, betas=(0.9, 0.98), weight_decay=0.0),
         )
         for step in range(recipe.steps):
             pace = min(1.0, 2 * (1 - step / recipe.steps), (step + 1) / 10)
             loss = model(**objective(rng, step)).loss
             loss.backward()
-            for optimizer, rate in zip(optimizers, (LEARNING_RATE, LEARNING_RATE / 5), strict=True):
-                optimizer.param_groups[0]["lr"] = rate * pace
+            for optimizer, full in zip(optimizers, (rate, rate / 5), strict=True):
+                optimizer.param_groups[0]["lr"] = full * pace
                 optimizer.step()
                 optimizer.zero_grad()
     return model.eval()

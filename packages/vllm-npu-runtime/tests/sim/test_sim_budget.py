@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import pytest
 import torch
 
 from vllm_npu_runtime.capture import Named, capture
-from vllm_npu_runtime.drivers.base import CompileOptions
 from vllm_npu_runtime.drivers.sim import SimDriver
 from vllm_npu_runtime.errors import (
     OutOfMemoryError,
@@ -19,47 +18,10 @@ from vllm_npu_runtime.ops.table import decompositions_for
 from vllm_npu_runtime.program import Kind, Program
 from vllm_npu_runtime.simulation.cost import peak_activations
 from vllm_npu_runtime.simulation.datasheet import DATASHEETS, MIB
-from vllm_npu_runtime.simulation.executable import SimExecutable
+
+from .paper import free, load, make
 
 Tensors = Mapping[str, torch.Tensor]
-
-
-@pytest.fixture
-def driver() -> SimDriver:
-    """A driver of its own for each test."""
-    return SimDriver()
-
-
-@pytest.fixture(scope="module")
-def product() -> Program:
-    """x @ w, 8 x 16 by 16 x 4 in float32."""
-    return make(lambda x, w: x @ w, x=torch.randn(8, 16), w=torch.randn(16, 4))
-
-
-def make(function: Callable[..., torch.Tensor], **tensors: torch.Tensor) -> Program:
-    """The program of a function of tensors; ``w`` is a weight and ``kv`` a cache."""
-    kinds = {"w": Kind.WEIGHT, "kv": Kind.KV_CACHE}
-    named = [Named(k, kinds.get(k, Kind.INPUT), tensor) for k, tensor in tensors.items()]
-    return capture("p", lambda: {"out": function(**tensors)}, named)
-
-
-def load(
-    driver: SimDriver,
-    program: Program,
-    device: str = "tiny",
-    timeout: float | None = None,
-    **options: object,
-) -> SimExecutable:
-    """A program compiled and bound, with driver options."""
-    executable = driver.compile(program, device, CompileOptions(timeout, options))
-    inputs = program.named(Kind.INPUT)
-    executable.bind({k: torch.zeros(b.shape, dtype=b.dtype) for k, b in inputs.items()})
-    return executable
-
-
-def free(driver: SimDriver, device: str = "tiny") -> int:
-    """Bytes that are left on a device."""
-    return next(info.free_memory for info in driver.devices() if info.name == device)
 
 
 class TestMemory:

@@ -41,11 +41,11 @@ class Bound:
             if name not in self._index:
                 raise BadShapeError(f"Program '{self._program.name}' has no input '{name}'.")
             wanted = self._program.inputs[self._index[name]]
-            if tuple(tensor.shape) != wanted.shape or tensor.dtype != wanted.dtype:
+            if not wanted.fits(tensor):
                 raise BadShapeError(
                     f"Input '{name}' of program '{self._program.name}' is {tensor.dtype} "
                     f"{list(tensor.shape)}; it was compiled for {wanted.dtype} "
-                    f"{list(wanted.shape)}."
+                    f"{['*' if each is None else each for each in wanted.shape]}."
                 )
 
     def arguments(self) -> Sequence[torch.Tensor]:

@@ -1,21 +1,25 @@
-"""Capture a function's tensor work as one static-shape `Program`.
+"""Capture a function's tensor work as one `Program`.
 
 Dynamo traces the function without a break, and a second trace spells the graph in ATen and our
 own operators. Every graph input is recognised as a tensor that the caller named; from then on
 the program stands for itself, and no guard and no Python of the model runs any more. An input
 that nobody named would be frozen at the value of today, so it is an error.
+
+Shapes are static but for the extents that the caller says vary. What the function assumes about
+those is checked for every value that they may have, as no guard will.
 """
 
 from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from vllm_npu_runtime.errors import CaptureError
+from vllm_npu_runtime.extents import Varying, bind_sizes, check_assumptions
 from vllm_npu_runtime.program import Binding, Kind, Program
 
 Decompositions = Mapping[torch._ops.OpOverload, Callable[..., object]]
@@ -23,11 +27,19 @@ Decompositions = Mapping[torch._ops.OpOverload, Callable[..., object]]
 
 @dataclass(frozen=True)
 class Named:
-    """A tensor that a graph may take as input, under the name that it is bound by."""
+    """A tensor that a graph may take as input, under the name that it is bound by.
+
+    Attributes:
+        name: see `Binding`.
+        kind: see `Binding`.
+        tensor: the example that the graph is traced with.
+        varying: the dimensions whose extent varies from run to run.
+    """
 
     name: str
     kind: Kind
     tensor: torch.Tensor
+    varying: Mapping[int, Varying] = field(default_factory=dict)
 
 
 def module_tensors(module: torch.nn.Module) -> list[Named]:
@@ -60,10 +72,14 @@ def capture(
         decompositions: operator to replacement, for what a device doesn't know.
 
     Raises:
-        CaptureError: the function breaks the graph, or reads a tensor that isn't among
-            `tensors`.
+        CaptureError: the function breaks the graph, reads a tensor that isn't among `tensors`,
+            or works for some values of a varying extent only.
     """
-    tracer = _Tracer(name, tensors, decompositions or {})
+    known = list(tensors)
+    for item in known:
+        for dimension in item.varying:
+            torch._dynamo.mark_dynamic(item.tensor, dimension)
+    tracer = _Tracer(name, known, decompositions or {})
     compiled = torch.compile(
         _with_own_code(function), backend=tracer, fullgraph=True, dynamic=False
     )
@@ -87,33 +103,53 @@ class _Tracer:
             self._by_id.setdefault(id(item.tensor), item)
         self._decompositions = dict(decompositions)
         self._graph: torch.fx.GraphModule | None = None
-        self._used: list[Named] = []
+        self._inputs: tuple[Binding, ...] = ()
+        self._outputs: list[torch.Tensor] = []
+        self._weights: dict[str, torch.Tensor] = {}
         self._stand_ins: tuple[torch.Tensor, ...] = ()
 
     def __call__(
-        self, module: torch.fx.GraphModule, examples: Sequence[torch.Tensor]
+        self, module: torch.fx.GraphModule, examples: Sequence[torch.Tensor | torch.SymInt]
     ) -> Callable[..., tuple[torch.Tensor, ...]]:
-        placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+        placeholders = module.graph.find_nodes(op="placeholder")
+        used: list[Named | None] = []
         for node, example in zip(placeholders, examples, strict=True):
-            if id(example) not in self._by_id:
-                raise CaptureError(
-                    f"Program '{self._name}' reads the tensor '{node.target}', which is neither "
-                    "a step's input, nor a KV cache, nor a weight of the model: compiled in, it "
-                    "would keep the value that it has now."
-                )
-            self._used.append(self._by_id[id(example)])
-        fake_mode = torch._guards.detect_fake_mode(examples)
-        if fake_mode is None:
-            raise CaptureError("Dynamo gave no fake-tensor mode to trace with.")
-        fakes = [fake_mode.from_tensor(example, static_shapes=True) for example in examples]
-        with fake_mode:
+            used.append(self._recognised(node, example))
+        fakes = [node.meta["example_value"] for node in placeholders]
+        mode = next(fake.fake_mode for fake in fakes if isinstance(fake, torch.Tensor))
+        with mode:
             self._graph = make_fx(module, self._decompositions)(*fakes)
-        returned = next(node for node in self._graph.graph.nodes if node.op == "output").args[0]
+        inputs = [(item, fake) for item, fake in zip(used, fakes, strict=True) if item is not None]
+        check_assumptions(
+            self._name,
+            mode.shape_env,
+            [(fake.shape[at], each) for item, fake in inputs for at, each in item.varying.items()],
+        )
+        bind_sizes(self._graph)
+        self._inputs = tuple(Binding.of(item.name, item.kind, fake) for item, fake in inputs)
+        self._weights = {
+            item.name: item.tensor for item, _fake in inputs if item.kind is Kind.WEIGHT
+        }
+        self._outputs = [node.meta["val"] for node in self._graph.graph.output_node().args[0]]
         # The function's result is made of stand-ins, by which `program` tells outputs apart.
         self._stand_ins = tuple(
-            torch.empty(node.meta["val"].shape, dtype=node.meta["val"].dtype) for node in returned
+            torch.empty([_example(each) for each in output.shape], dtype=output.dtype)
+            for output in self._outputs
         )
         return lambda *_inputs: self._stand_ins
+
+    def _recognised(
+        self, node: torch.fx.Node, example: torch.Tensor | torch.SymInt
+    ) -> Named | None:
+        if not isinstance(example, torch.Tensor):
+            return None  # a varying extent, which the graph will read off a tensor
+        if id(example) not in self._by_id:
+            raise CaptureError(
+                f"Program '{self._name}' reads the tensor '{node.target}', which is neither "
+                "a step's input, nor a KV cache, nor a weight of the model: compiled in, it "
+                "would keep the value that it has now."
+            )
+        return self._by_id[id(example)]
 
     def program(self, result: Mapping[str, torch.Tensor]) -> Program:
         """The captured program, with outputs named as in the function's result."""
@@ -134,12 +170,17 @@ class _Tracer:
             )
         # Dynamo also returns what the function leaves in reach by side effect; it has no name.
         outputs = tuple(
-            Binding.of(names.get(id(tensor), f"side_effect_{index}"), Kind.INPUT, tensor)
-            for index, tensor in enumerate(self._stand_ins)
+            Binding.of(names.get(id(stand_in), f"side_effect_{index}"), Kind.INPUT, output)
+            for index, (stand_in, output) in enumerate(
+                zip(self._stand_ins, self._outputs, strict=True)
+            )
         )
-        inputs = tuple(Binding.of(item.name, item.kind, item.tensor) for item in self._used)
-        weights = {item.name: item.tensor for item in self._used if item.kind is Kind.WEIGHT}
-        return Program(self._name, self._graph, inputs, outputs, weights)
+        return Program(self._name, self._graph, self._inputs, outputs, self._weights)
+
+
+def _example(extent: int | torch.SymInt) -> int:
+    """An extent, or the value that a varying one had in the trace."""
+    return extent if isinstance(extent, int) else int(extent.node.hint)
 
 
 def _with_own_code(function: Callable[[], Mapping[str, torch.Tensor]]) -> types.FunctionType:

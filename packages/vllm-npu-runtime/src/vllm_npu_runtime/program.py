@@ -1,4 +1,4 @@
-"""A program: one captured static-shape graph, and what each of its inputs and outputs is."""
+"""A program: one captured graph, and what each of its inputs and outputs is."""
 
 from __future__ import annotations
 
@@ -30,27 +30,39 @@ class Binding:
         name: unique within the program: an input's field name, a layer's name for a KV cache,
             a parameter's qualified name for a weight.
         kind: see `Kind`; outputs carry `Kind.INPUT`, as they too change with every run.
-        shape: static shape.
+        shape: extents; None where it varies from run to run.
         dtype: element type.
     """
 
     name: str
     kind: Kind
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
     dtype: torch.dtype
 
     @property
     def nbytes(self) -> int:
-        """Size of the tensor in bytes."""
+        """Size of the tensor in bytes; of one row where an extent varies."""
         count = 1
         for extent in self.shape:
-            count *= extent
+            count *= 1 if extent is None else extent
         return count * self.dtype.itemsize
 
     @classmethod
     def of(cls, name: str, kind: Kind, tensor: torch.Tensor) -> Binding:
-        """The binding that describes `tensor`."""
-        return cls(name, kind, tuple(tensor.shape), tensor.dtype)
+        """The binding that describes `tensor`; symbolic extents vary."""
+        shape = tuple(extent if isinstance(extent, int) else None for extent in tensor.shape)
+        return cls(name, kind, shape, tensor.dtype)
+
+    def fits(self, tensor: torch.Tensor) -> bool:
+        """Whether `tensor` has the shape and dtype."""
+        return (
+            tensor.dtype == self.dtype
+            and tensor.dim() == len(self.shape)
+            and all(
+                extent in (None, given)
+                for extent, given in zip(self.shape, tensor.shape, strict=True)
+            )
+        )
 
 
 @dataclass
@@ -71,6 +83,15 @@ class Program:
     inputs: tuple[Binding, ...]
     outputs: tuple[Binding, ...]
     weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def static(self) -> bool:
+        """Whether every run has the same shapes. Those of KV caches never change once bound."""
+        return all(
+            None not in binding.shape
+            for binding in (*self.inputs, *self.outputs)
+            if binding.kind is not Kind.KV_CACHE
+        )
 
     def named(self, kind: Kind) -> dict[str, Binding]:
         """The inputs of one kind, by name."""

@@ -61,9 +61,15 @@ class Capabilities:
         dtypes: model dtypes, best first.
         kv_cache_dtypes: KV cache dtypes, best first.
         kv_contracts: contracts that it serves, best first.
-        kv_layout: layout of a layer's cache. "NHC": `[blocks, kv_heads, block_size,
-            2 * head_size]`, keys in the first half of the last axis, values in the second.
-        static_shapes_only: it runs no program with a dynamic shape. (Ours are all static.)
+        kv_layout: layout of a layer's cache under the paged contract. "NHC": `[blocks, kv_heads,
+            block_size, 2 * head_size]`, keys in the first half of the last axis, values in the
+            second. "opaque": the driver's own; the cache is uint8 `[blocks, …]`, contiguous, of
+            `Driver.kv_block_bytes` a block, and nobody else reads it. The gather contract's is
+            always "NHC".
+        static_shapes_only: it runs no program with an extent that varies.
+        dynamic_tokens: one program for any number of tokens and requests runs there as fast as
+            one that was compiled for that number, so that buckets would only cost memory.
+        soft_cap: its `paged_attention` takes a soft cap.
         operators: operators that it runs, as `aten.mm`; None: every ATen operator and ours.
             What is missing runs on the host, between pieces on the device.
         weight_formats: packed weight formats, as in "uint4b8".
@@ -78,6 +84,8 @@ class Capabilities:
     kv_contracts: tuple[KVContract, ...]
     kv_layout: str = "NHC"
     static_shapes_only: bool = True
+    dynamic_tokens: bool = False
+    soft_cap: bool = True
     operators: frozenset[str] | None = None
     weight_formats: tuple[str, ...] = ()
     block_sizes: tuple[int, ...] | None = None
@@ -87,15 +95,40 @@ class Capabilities:
 
 
 @dataclass(frozen=True)
+class KVBlock:
+    """One block of one layer's KV cache.
+
+    Attributes:
+        heads: key/value heads.
+        head_size: numbers in a key, and in a value.
+        tokens: that the block holds.
+        dtype: of keys and values; integers are quantized, and bring their scales.
+    """
+
+    heads: int
+    head_size: int
+    tokens: int
+    dtype: torch.dtype
+
+    @property
+    def plain_bytes(self) -> int:
+        """Bytes of keys and values without anything beside them."""
+        return 2 * self.heads * self.head_size * self.tokens * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
 class CompileOptions:
     """How to compile.
 
     Attributes:
         timeout: seconds after which a run counts as stalled; None: never.
+        kv_cache_dtype: of an opaque KV cache, as for `Driver.kv_block_bytes`; None: the first
+            that the device lists.
         driver: options of one driver, by its own names; it refuses the ones it doesn't know.
     """
 
     timeout: float | None = None
+    kv_cache_dtype: torch.dtype | None = None
     driver: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -171,6 +204,18 @@ class Driver(Protocol):
     def fingerprint(self, device: str) -> str:
         """Changes whenever a saved executable stops being valid: driver, compiler and device
         versions. Part of the compile cache's key."""
+
+    def kv_block_bytes(self, device: str, block: KVBlock, dtype: torch.dtype) -> int:
+        """Bytes that a block of one layer's cache takes under the paged contract.
+
+        Args:
+            device: as everywhere.
+            block: what it holds.
+            dtype: of the model, on which the choice of KV dtypes may depend.
+
+        Raises:
+            ConfigurationError: the device can't keep such a cache.
+        """
 
     def compile(self, program: Program, device: str, options: CompileOptions) -> Executable:
         """Compile for a device.

@@ -11,7 +11,13 @@ import torch
 
 from vllm_npu_runtime import __version__
 from vllm_npu_runtime.binding import Bound
-from vllm_npu_runtime.drivers.base import Capabilities, CompileOptions, DeviceInfo, KVContract
+from vllm_npu_runtime.drivers.base import (
+    Capabilities,
+    CompileOptions,
+    DeviceInfo,
+    KVBlock,
+    KVContract,
+)
 from vllm_npu_runtime.errors import ConfigurationError
 from vllm_npu_runtime.program import Program
 
@@ -72,6 +78,10 @@ class ReferenceDriver:
     def fingerprint(self, device: str) -> str:
         """The suite's and PyTorch's versions."""
         return f"reference-{__version__}-torch-{torch.__version__}"
+
+    def kv_block_bytes(self, device: str, block: KVBlock, dtype: torch.dtype) -> int:
+        """Keys and values as they are."""
+        return block.plain_bytes
 
     def compile(
         self, program: Program, device: str, options: CompileOptions

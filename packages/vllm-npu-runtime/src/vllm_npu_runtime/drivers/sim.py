@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from vllm_npu_runtime import __version__
-from vllm_npu_runtime.drivers.base import Capabilities, CompileOptions, DeviceInfo
+from vllm_npu_runtime.drivers.base import Capabilities, CompileOptions, DeviceInfo, KVBlock
 from vllm_npu_runtime.errors import ConfigurationError
 from vllm_npu_runtime.program import Program
 from vllm_npu_runtime.simulation.datasheet import DATASHEETS, Datasheet
@@ -55,6 +55,10 @@ class SimDriver:
     def fingerprint(self, device: str) -> str:
         """Versions, and a digest of the datasheet."""
         return f"sim-{__version__}-torch-{torch.__version__}-{_sheet(device).fingerprint}"
+
+    def kv_block_bytes(self, device: str, block: KVBlock, dtype: torch.dtype) -> int:
+        """Keys and values as they are."""
+        return block.plain_bytes
 
     def compile(self, program: Program, device: str, options: CompileOptions) -> SimExecutable:
         """See `Driver.compile`; options are in this module's docstring.

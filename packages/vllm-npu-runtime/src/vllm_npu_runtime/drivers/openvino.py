@@ -1,0 +1,170 @@
+"""``openvino``: Intel's runtime. Real NPUs, and the host's processor everywhere.
+
+On a CPU, attention is OpenVINO's PagedAttention, KV lies in OpenVINO's own layout, and one
+program serves any number of tokens. On an NPU, shapes are static and KV is gathered. What
+OpenVINO's PyTorch frontend doesn't convert runs on the host.
+
+Options (`CompileOptions.driver`) are those of `vllm_npu_runtime.openvino.options`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from vllm_npu_runtime import __version__
+from vllm_npu_runtime.drivers.base import (
+    Capabilities,
+    CompileOptions,
+    DeviceInfo,
+    Executable,
+    KVBlock,
+)
+from vllm_npu_runtime.openvino.requirement import require
+from vllm_npu_runtime.partition import partition
+from vllm_npu_runtime.partitioned import PartitionedExecutable
+from vllm_npu_runtime.program import Program, operator_name
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+_logger = logging.getLogger("vllm.npu")
+
+
+class OpenVINODriver:
+    """Whatever devices OpenVINO finds."""
+
+    name = "openvino"
+
+    def version(self) -> str:
+        """OpenVINO's version and build."""
+        require()
+        import openvino as ov
+
+        return f"OpenVINO {ov.__version__.split('-releases')[0]}"
+
+    def devices(self) -> Sequence[DeviceInfo]:
+        """Real NPUs first, then the CPU, then GPUs.
+
+        Raises:
+            ConfigurationError: OpenVINO is missing or too old.
+        """
+        require()
+        from vllm_npu_runtime.openvino.devices import found
+
+        return found()
+
+    def capabilities(self, device: str) -> Capabilities:
+        """See `vllm_npu_runtime.openvino.devices`."""
+        require()
+        from vllm_npu_runtime.openvino.devices import capabilities
+
+        return capabilities(device)
+
+    def fingerprint(self, device: str) -> str:
+        """Versions of the suite, OpenVINO and a device's driver, and the device's name."""
+        from vllm_npu_runtime.openvino.devices import fingerprint
+
+        return f"openvino-{__version__}-{self.version()}-{fingerprint(device)}"
+
+    def kv_block_bytes(self, device: str, block: KVBlock, dtype: torch.dtype) -> int:
+        """Read from the ports of a model compiled to find out."""
+        require()
+        return _kv_block_bytes(device, block, dtype)
+
+    def compile(self, program: Program, device: str, options: CompileOptions) -> Executable:
+        """Convert and compile; operators that don't convert go to the host.
+
+        Raises:
+            UnsupportedOperatorError, OutOfMemoryError, ConfigurationError: see `Driver.compile`.
+        """
+        require()
+        from vllm_npu_runtime.openvino.convert import Unconverted
+
+        left: frozenset[str] = frozenset()
+        while True:
+            try:
+                if not left:
+                    return _whole(program, device, options)
+                return _in_pieces(program, left, device, options)
+            except Unconverted as missing:
+                if not missing.operators - left:
+                    raise
+                left |= missing.operators
+                _logger.info("On the host, as OpenVINO lacks them: %s", ", ".join(sorted(left)))
+
+    def save(self, executable: Executable, directory: Path) -> bool:
+        """The converted graph; for devices that compile slowly, the compiled model too."""
+        from vllm_npu_runtime.openvino import saved
+        from vllm_npu_runtime.openvino.executable import OpenVINOExecutable
+
+        if not isinstance(executable, OpenVINOExecutable):
+            return False
+        saved.write(executable, directory, blob=executable.keep_blob)
+        return True
+
+    def load(
+        self, program: Program, device: str, directory: Path, options: CompileOptions
+    ) -> Executable:
+        """Compile a graph that was converted before, or take the compiled model."""
+        require()
+        from vllm_npu_runtime.openvino import saved
+
+        model = saved.read(program, directory)
+        return _executable(program, model, device, options, saved.read_blob(directory, device))
+
+
+def _whole(program: Program, device: str, options: CompileOptions) -> Executable:
+    from vllm_npu_runtime.openvino.convert import convert
+    from vllm_npu_runtime.openvino.functional import functional
+
+    return _executable(program, convert(functional(program)), device, options)
+
+
+def _in_pieces(
+    program: Program, left: frozenset[str], device: str, options: CompileOptions
+) -> Executable:
+    pieces = partition(program, lambda node: operator_name(node) not in left)
+    return PartitionedExecutable(program, pieces, lambda piece: _whole(piece, device, options))
+
+
+def _executable(
+    program: Program,
+    model: ov.Model,
+    device: str,
+    options: CompileOptions,
+    blob: ov.CompiledModel | None = None,
+) -> Executable:
+    from vllm_npu_runtime.openvino.config import compile_config, dtype_of
+    from vllm_npu_runtime.openvino.devices import core
+    from vllm_npu_runtime.openvino.executable import OpenVINOExecutable
+    from vllm_npu_runtime.openvino.failures import typed
+    from vllm_npu_runtime.openvino.options import OpenVINOOptions
+
+    chosen = OpenVINOOptions.of(options.driver)
+    config = compile_config(device, chosen, dtype_of(program), options.kv_cache_dtype)
+
+    def compile_model(whole: ov.Model) -> ov.CompiledModel:
+        with typed(f"Compiling '{program.name}' for openvino:{device}"):
+            return core().compile_model(whole, device, config)
+
+    keep_blob = chosen.keep_blob if chosen.keep_blob is not None else device.startswith("NPU")
+    return OpenVINOExecutable(program, model, compile_model, options.timeout, blob, keep_blob)
+
+
+@cache
+def _kv_block_bytes(device: str, block: KVBlock, dtype: torch.dtype) -> int:
+    from vllm_npu_runtime.openvino.config import compile_config
+    from vllm_npu_runtime.openvino.devices import core
+    from vllm_npu_runtime.openvino.kv_cache import KEYS, VALUES, cache_bytes, probe
+    from vllm_npu_runtime.openvino.options import OpenVINOOptions
+
+    config = compile_config(device, OpenVINOOptions(), dtype, block.dtype)
+    compiled = core().compile_model(probe(block), device, config)
+    ports = {port.get_any_name(): port for port in compiled.inputs}
+    return cache_bytes(ports[KEYS], ports[VALUES])

@@ -1,0 +1,1 @@
+"""What driver ``openvino`` is made of; `vllm_npu_runtime.drivers.openvino` puts it together."""

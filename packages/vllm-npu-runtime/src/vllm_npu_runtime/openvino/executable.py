@@ -1,0 +1,148 @@
+"""A program compiled by OpenVINO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import openvino as ov
+import torch
+
+from vllm_npu_runtime.binding import Bound
+from vllm_npu_runtime.errors import DeviceTimeoutError
+from vllm_npu_runtime.openvino.convert import with_weights
+from vllm_npu_runtime.openvino.failures import typed
+from vllm_npu_runtime.openvino.functional import KEYS, VALUES
+from vllm_npu_runtime.openvino.kv_cache import split
+from vllm_npu_runtime.openvino.tensors import Shared, to_torch
+from vllm_npu_runtime.program import Kind, Program
+
+Compile = Callable[[ov.Model], ov.CompiledModel]
+
+
+class OpenVINOExecutable:
+    """One compiled model, one request, and everything that the request reads.
+
+    Args:
+        program: what `model` was converted from; its graph isn't used any more.
+        model: with a parameter for every input, weights included.
+        compile_model: compiles a model for the device.
+        timeout: seconds for a run, or None.
+        blob: the compiled model, if it was saved; it holds the weights.
+        keep_blob: whether the compiled model is worth saving.
+    """
+
+    host_operators: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        program: Program,
+        model: ov.Model,
+        compile_model: Compile,
+        timeout: float | None = None,
+        blob: ov.CompiledModel | None = None,
+        keep_blob: bool = False,
+    ) -> None:
+        self.program = program
+        self.model = model
+        self.keep_blob = keep_blob
+        self._compile = compile_model
+        self._timeout = timeout
+        self._bound = Bound(program)
+        self._weights = dict(program.weights)
+        self._shared: dict[str, object] = {}
+        self._paged = {
+            parameter.get_friendly_name().removeprefix(KEYS)
+            for parameter in model.get_parameters()
+            if parameter.get_friendly_name().startswith(KEYS)
+        }
+        self.compiled: ov.CompiledModel | None = blob
+        self._request: ov.InferRequest | None = None
+        self._ports: dict[str, ov.ConstOutput] = {}
+        self._results: list[torch.Tensor | None] = []
+        self._set_up()
+
+    @property
+    def memory(self) -> int:
+        """Bytes that its own outputs take; what OpenVINO holds inside it doesn't tell."""
+        return sum(result.nbytes for result in self._results if result is not None)
+
+    def bind(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """See `Executable.bind`. New weights are compiled in before the next run."""
+        self._bound.bind(tensors)
+        kinds = {binding.name: binding.kind for binding in self.program.inputs}
+        weights = {name: t for name, t in tensors.items() if kinds[name] is Kind.WEIGHT}
+        if weights:
+            self._weights |= weights
+            self.compiled = self._request = None
+        for name in tensors.keys() - weights.keys():
+            self._attach(name, tensors[name])
+
+    def run(self) -> Sequence[torch.Tensor]:
+        """See `Executable.run`."""
+        arguments = self._bound.arguments()
+        if self._request is None:
+            self._set_up()
+            for binding, tensor in zip(self.program.inputs, arguments, strict=True):
+                if binding.kind is not Kind.WEIGHT:
+                    self._attach(binding.name, tensor)
+        with typed(f"Running '{self.program.name}'"):
+            if self._timeout is None:
+                self._request.infer(share_inputs=True, share_outputs=True)
+            else:
+                self._request.start_async()
+                if not self._request.wait_for(int(self._timeout * 1000)):
+                    self._request.cancel()
+                    raise DeviceTimeoutError(
+                        f"'{self.program.name}' ran for more than {self._timeout} s."
+                    )
+        return [
+            to_torch(self._request.get_output_tensor(index), binding.dtype)
+            if result is None
+            else result
+            for index, (binding, result) in enumerate(
+                zip(self.program.outputs, self._results, strict=True)
+            )
+        ]
+
+    def close(self) -> None:
+        """See `Executable.close`."""
+        self._request = self.compiled = None
+        self._ports.clear()
+        self._results.clear()
+        self._shared.clear()
+        self._weights.clear()
+        self._bound.clear()
+
+    def _set_up(self) -> None:
+        """Compile what isn't compiled, and make the request with its outputs."""
+        if self.compiled is None:
+            self.compiled = self._compile(with_weights(self.model, self._weights))
+        self._request = self.compiled.create_infer_request()
+        self._ports = {port.get_any_name(): port for port in self.compiled.inputs}
+        self._results = []
+        for port, binding in zip(self.compiled.outputs, self.program.outputs, strict=True):
+            if None in binding.shape:
+                self._results.append(None)
+                continue
+            result = torch.zeros(binding.shape, dtype=binding.dtype)
+            shared = Shared(result)
+            self._request.set_tensor(port, shared.ov)
+            self._shared[f"result:{binding.name}"] = shared
+            self._results.append(result)
+
+    def _attach(self, name: str, tensor: torch.Tensor) -> None:
+        """Let the request read a tensor, if it reads that input at all."""
+        if self._request is None:
+            return  # the next run compiles anew, and attaches everything
+        if name in self._paged:
+            keys, values = (self._ports.get(part + name) for part in (KEYS, VALUES))
+            caches = split(tensor, keys, values)
+            self._request.set_tensor(keys, caches.keys)
+            self._request.set_tensor(values, caches.values)
+            self._shared[name] = caches
+        elif name in self._ports:
+            shared = Shared(tensor)
+            self._request.set_tensor(self._ports[name], shared.ov)
+            self._shared[name] = shared
+
+

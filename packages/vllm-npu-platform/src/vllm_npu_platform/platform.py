@@ -158,6 +158,15 @@ class NPUPlatform(Platform):
             vllm_config.parallel_config.worker_cls = "vllm_npu_platform.worker.NPUWorker"
 
     @classmethod
+    def update_block_size_for_backend(cls, vllm_config: VllmConfig) -> None:
+        """The device's block size, unless the user chose one, which is checked elsewhere."""
+        super().update_block_size_for_backend(vllm_config)
+        sizes = Target.of(vllm_config).device.capabilities.block_sizes
+        cache = vllm_config.cache_config
+        if sizes and not cache.user_specified_block_size and cache.block_size not in sizes:
+            cache.block_size = sizes[0]
+
+    @classmethod
     def validate_request(
         cls, processed_inputs: EngineInput, params: SamplingParams | PoolingParams
     ) -> None:

@@ -15,10 +15,12 @@ from vllm_npu_platform.graph.executor import GraphExecutor
 from vllm_npu_platform.graph.groups import layer_groups
 from vllm_npu_platform.graph.shapes import graph_shapes
 from vllm_npu_platform.graph.step_graph import AUXILIARY, HIDDEN
+from vllm_npu_platform.kv_cache import kv_cache_specs
 from vllm_npu_platform.sampling import GeneratorStates
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
+    from vllm.v1.kv_cache_interface import KVCacheSpec
 
     from vllm_npu_platform.stats.counters import Counters
     from vllm_npu_platform.target import Target
@@ -56,6 +58,10 @@ class NPUModelRunner(CPUModelRunner):
         )
         self.draft_executor = route_drafts(self)
         return [each for each in (self.executor, self.draft_executor) if each is not None]
+
+    def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
+        """As vLLM has it, with the driver's own layout where it has one."""
+        return kv_cache_specs(super().get_kv_cache_spec(), self.vllm_config, self.target)
 
     def _inputs(self) -> list[InputSpec]:
         inputs = [InputSpec("positions", torch.int64)]

@@ -44,7 +44,7 @@ def start_up_line(worker: NPUWorker, executors: Sequence[GraphExecutor], seconds
     parts = [
         f"NPU platform: {device.name} ({device.info.description}), {device.driver.version()}",
         str(runner.dtype).removeprefix("torch."),
-        f"{contract_of(target)} contract, {layout}",
+        f"{contract_of(target, worker.vllm_config)} contract, {layout}",
         graphs,
         f"buckets {buckets}" if buckets else "no buckets",
         f"on the host: {', '.join(host)}" if host else "no operator left on the host",

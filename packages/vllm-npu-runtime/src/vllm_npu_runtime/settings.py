@@ -138,6 +138,19 @@ class Settings(BaseSettings):
         description="Who reads and writes the KV cache: the device (`paged`), or the program "
         "and the host (`gather`). `auto` takes what the device prefers.",
     )
+    kv_cache_dtype: Literal[
+        "auto", "float32", "bfloat16", "float16", "uint8", "uint4"
+    ] = Field(
+        "auto",
+        description="Numbers in the KV cache, where `--kv-cache-dtype` has no name for them: "
+        "`uint8` and `uint4` are quantized, with scales beside them. `auto` leaves it to "
+        "`--kv-cache-dtype`.",
+    )
+    dynamic_tokens: bool | None = Field(
+        None,
+        description="Paged contract: one graph for any number of tokens, instead of buckets. By "
+        "default where the device says that this is as fast.",
+    )
     prefill_chunk_size: Count | None = Field(
         None,
         description="Gather contract: tokens of the largest prefill chunk. By default 128, or "

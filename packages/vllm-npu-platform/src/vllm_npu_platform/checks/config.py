@@ -147,24 +147,29 @@ def _checkpoint(config: VllmConfig, _target: Target) -> Iterator[str]:
 
 
 def _kv_cache(config: VllmConfig, target: Target) -> Iterator[str]:
-    from vllm.utils.torch_utils import kv_cache_dtype_str_to_dtype
+    from vllm_npu_platform.kv_cache import kv_dtype
 
     model, cache = config.model_config, config.cache_config
     capabilities = target.device.capabilities
     if model is None:
         return
-    dtype = kv_cache_dtype_str_to_dtype(cache.cache_dtype, model)
+    try:
+        dtype = kv_dtype(config, target)
+    except ConfigurationError as error:
+        yield str(error)
+        return
     quantized = cache.cache_dtype.startswith(("fp8", "int8", "nvfp4", "turboquant", "ultraquant"))
     # "auto" is the model's dtype; where that is refused already, mending it mends this.
     refused = cache.cache_dtype == "auto" and dtype not in capabilities.dtypes
     if quantized or (dtype not in capabilities.kv_cache_dtypes and not refused):
         allowed = ", ".join(_short(each) for each in capabilities.kv_cache_dtypes)
         yield (
-            f"--kv-cache-dtype {cache.cache_dtype}: {target.device.name} keeps KV in {allowed}. "
+            f"{_kv_option(config, target)}: {target.device.name} keeps KV in {allowed}. "
             f"Choose one; 'auto' takes the model's dtype, {_short(model.dtype)}."
         )
     sizes = capabilities.block_sizes
-    if sizes is not None and cache.block_size not in sizes:
+    given = cache.user_specified_block_size
+    if given and sizes is not None and cache.block_size not in sizes:
         allowed = ", ".join(map(str, sizes))
         yield f"--block-size {cache.block_size}: {target.device.name} takes {allowed}."
 
@@ -216,7 +221,7 @@ def _shapes(config: VllmConfig, target: Target) -> Iterator[str]:
         yield str(error)
         return
     scheduler, capabilities = config.scheduler_config, target.device.capabilities
-    paged = contract_of(target) is KVContract.PAGED
+    paged = contract_of(target, config) is KVContract.PAGED
     most = capabilities.max_tokens
     if paged and most is not None and scheduler.max_num_batched_tokens > most:
         yield (
@@ -238,6 +243,13 @@ CHECKS: tuple[Check, ...] = (
     _compilation,
     _shapes,
 )
+
+
+def _kv_option(config: VllmConfig, target: Target) -> str:
+    """Where the KV dtype was given, and as what."""
+    if target.settings.kv_cache_dtype != "auto":
+        return f"kv_cache_dtype '{target.settings.kv_cache_dtype}'"
+    return f"--kv-cache-dtype {config.cache_config.cache_dtype}"
 
 
 def _short(dtype: object) -> str:

@@ -17,6 +17,7 @@ from vllm_npu_platform.graph.plan import Batch, Run
 from vllm_npu_platform.graph.shapes import Shape
 from vllm_npu_runtime.capture import Named
 from vllm_npu_runtime.drivers.base import KVContract
+from vllm_npu_runtime.extents import Varying
 from vllm_npu_runtime.program import Kind
 
 
@@ -142,7 +143,19 @@ class Views:
             "query_start_loc": self.query_start_loc,
             "lens": self.lens,
         }
-        return [Named(name, Kind.INPUT, tensor) for name, tensor in tensors.items()]
+        if not self.shape.dynamic:
+            return [Named(name, Kind.INPUT, tensor) for name, tensor in tensors.items()]
+        tokens = Varying("tokens", self.shape.tokens)
+        requests = Varying("requests", self.shape.requests)
+        rows = {
+            **dict.fromkeys((f"block_table.{index}" for index in range(len(self.tables))), requests),
+            "query_start_loc": Varying("requests + 1", self.shape.requests + 1),
+            "lens": requests,
+        }
+        return [
+            Named(name, Kind.INPUT, tensor, {0: rows.get(name, tokens)})
+            for name, tensor in tensors.items()
+        ]
 
     def fill(self, run: Run, batch: Batch, inputs: Mapping[str, torch.Tensor]) -> None:
         """Copy a run's part of a step in, and pad the rest.

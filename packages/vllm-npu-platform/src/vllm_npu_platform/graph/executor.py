@@ -92,6 +92,7 @@ class GraphExecutor:
         results: dict[str, torch.Tensor] = {}
         for run in plan(batch, self.shapes):
             graph = self._graph(run.shape)
+            graph.fit(run.num_tokens, run.num_requests)
             graph.views.fill(run, batch, inputs)
             outputs, seconds = graph.run()
             self._counters.run(self.prefix, run, seconds)
@@ -102,7 +103,7 @@ class GraphExecutor:
     def compile(self, shape: Shape) -> None:
         """Compile a graph, and run it once on nothing but padding."""
         begin = time.perf_counter()
-        graph = StepGraph(self._model, self._buffers.views(shape), self._vllm_config, self._target)
+        graph = StepGraph(self._model, self._buffers, shape, self._vllm_config, self._target)
         graph.views.clear()
         graph.run()
         self._graphs[shape] = graph

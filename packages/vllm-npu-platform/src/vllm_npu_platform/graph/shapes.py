@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vllm_npu_platform.graph.buckets import bucket_sizes
 from vllm_npu_runtime.drivers.base import KVContract
 from vllm_npu_runtime.errors import ConfigurationError
+from vllm_npu_runtime.settings import BucketSettings
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -27,13 +28,17 @@ class Shape:
         tokens: rows of the hidden states.
         requests: rows of the block table. With the gather contract each request has
             `tokens / requests` tokens.
+        dynamic: `tokens` and `requests` are the most that it takes; it runs any fewer, unpadded.
     """
 
     contract: KVContract
     tokens: int
     requests: int
+    dynamic: bool = False
 
     def __str__(self) -> str:
+        if self.dynamic:
+            return f"tokens=1-{self.tokens}"
         if self.contract is KVContract.PAGED:
             return f"tokens={self.tokens}"
         return f"decode={self.requests}" if self.tokens == self.requests else f"chunk={self.tokens}"
@@ -63,16 +68,26 @@ class Shapes:
         return bool(self.paged or self.decode or self.chunk)
 
 
-def contract_of(target: Target) -> KVContract:
-    """The contract in use: the setting's, or the device's best.
+def contract_of(target: Target, config: VllmConfig) -> KVContract:
+    """The contract in use: the setting's, or the best that the device has for the model.
 
     Raises:
-        ConfigurationError: the device doesn't serve the contract that was asked for.
+        ConfigurationError: the device doesn't serve the contract that was asked for, or not for
+            this model.
     """
-    offered = target.device.capabilities.kv_contracts
+    capabilities = target.device.capabilities
+    offered = capabilities.kv_contracts
     wanted = target.settings.kv_contract
+    capped = not capabilities.soft_cap and _soft_cap(config)
     if wanted == "auto":
+        if capped:
+            offered = tuple(each for each in offered if each is not KVContract.PAGED) or offered
         return offered[0]
+    if wanted == KVContract.PAGED and capped:
+        raise ConfigurationError(
+            f"kv_contract 'paged': the model caps attention scores, which {target.device.name} "
+            "does under the gather contract only. Leave the setting out."
+        )
     if wanted not in offered:
         raise ConfigurationError(
             f"kv_contract '{wanted}': {target.device.name} serves {', '.join(offered)}."
@@ -94,7 +109,16 @@ def graph_shapes(config: VllmConfig, target: Target) -> Shapes:
     capabilities = target.device.capabilities
     tokens = scheduler.max_num_batched_tokens
     requests = scheduler.max_num_seqs
-    contract = contract_of(target)
+    contract = contract_of(target, config)
+    if contract is KVContract.PAGED and _dynamic(target):
+        # An extent of 1 would be taken for a fixed one.
+        most = Shape(contract, max(tokens, 2), max(requests, 2), dynamic=True)
+        return Shapes({most.tokens: most}, {}, {})
+    if contract is not KVContract.PAGED and settings.dynamic_tokens:
+        raise ConfigurationError(
+            "dynamic_tokens: the gather contract has static shapes only. Leave the setting out, "
+            "or set kv_contract to 'paged'."
+        )
     if contract is KVContract.PAGED:
         sizes = bucket_sizes("token_bucket", settings.token_bucket, tokens)
         paged = {size: Shape(contract, size, min(size, requests)) for size in sizes}
@@ -114,6 +138,34 @@ def graph_shapes(config: VllmConfig, target: Target) -> Shapes:
     chunk_sizes = bucket_sizes("prefill_chunk_bucket", settings.prefill_chunk_bucket, chunk)
     decode = {} if whole else {size: Shape(contract, size, size) for size in decode_sizes}
     return Shapes({}, decode, {size: Shape(contract, size, 1) for size in chunk_sizes})
+
+
+def _dynamic(target: Target) -> bool:
+    """Whether one graph serves every number of tokens.
+
+    Raises:
+        ConfigurationError: it is asked for, and the device or another setting forbids it.
+    """
+    settings, capabilities = target.settings, target.device.capabilities
+    bucketed = settings.token_bucket != BucketSettings()
+    if settings.dynamic_tokens is None:
+        return capabilities.dynamic_tokens and not bucketed
+    if settings.dynamic_tokens and capabilities.static_shapes_only:
+        raise ConfigurationError(
+            f"dynamic_tokens: {target.device.name} runs static shapes only. Leave the setting out."
+        )
+    if settings.dynamic_tokens and bucketed:
+        raise ConfigurationError(
+            "dynamic_tokens: one graph takes any number of tokens, so token_bucket would be "
+            "ignored. Leave one of the two out."
+        )
+    return settings.dynamic_tokens
+
+
+def _soft_cap(config: VllmConfig) -> bool:
+    """Whether the model bends attention scores, as Gemma 2 does."""
+    text = config.model_config.hf_text_config
+    return bool(getattr(text, "attn_logit_softcapping", None))
 
 
 def chunks_prefill(config: VllmConfig) -> bool:

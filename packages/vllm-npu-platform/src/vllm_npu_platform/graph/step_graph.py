@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,15 +11,18 @@ import torch
 from vllm.forward_context import create_forward_context, override_forward_context
 
 from vllm_npu_platform.attention.metadata import GatherMetadata
+from vllm_npu_platform.graph.shapes import Shape
+from vllm_npu_platform.kv_cache import OPAQUE, kv_dtype
 from vllm_npu_runtime.capture import Named, capture, module_tensors
-from vllm_npu_runtime.drivers.base import CompileOptions
+from vllm_npu_runtime.drivers.base import CompileOptions, KVContract
+from vllm_npu_runtime.extents import Varying
 from vllm_npu_runtime.ops.table import decompositions_for
 from vllm_npu_runtime.program import Kind
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
-    from vllm_npu_platform.graph.buffers import Views
+    from vllm_npu_platform.graph.buffers import Buffers, Views
     from vllm_npu_platform.target import Target
     from vllm_npu_runtime.drivers.base import Executable
 
@@ -33,18 +37,26 @@ class StepGraph:
 
     Args:
         model: vLLM's model.
-        views: the buffers that it reads.
+        buffers: what it reads.
+        shape: of it.
         vllm_config: for the attention layers, which know their KV caches.
         target: device and settings.
     """
 
     def __init__(
-        self, model: torch.nn.Module, views: Views, vllm_config: VllmConfig, target: Target
+        self,
+        model: torch.nn.Module,
+        buffers: Buffers,
+        shape: Shape,
+        vllm_config: VllmConfig,
+        target: Target,
     ) -> None:
-        self.views = views
-        self._executable = _compile(model, views, vllm_config, target)
+        self._buffers = buffers
+        self.shape = shape
+        self.views = buffers.views(shape)
+        self._executable = _compile(model, self.views, vllm_config, target)
         self._names = [output.name for output in self._executable.program.outputs]
-        self._executable.bind({item.name: item.tensor for item in _bound(views, self._executable)})
+        self._bind_views()
         caches = self._executable.program.named(Kind.KV_CACHE)
         layers = vllm_config.compilation_config.static_forward_context
         self._executable.bind({name: layers[name].kv_cache for name in caches})
@@ -58,6 +70,13 @@ class StepGraph:
     def memory(self) -> int:
         """Bytes that the executable holds on the device."""
         return self._executable.memory
+
+    def fit(self, tokens: int, requests: int) -> None:
+        """Read as many rows as a run has, where the graph takes any number of them."""
+        views = self.views.shape
+        if self.shape.dynamic and (views.tokens, views.requests) != (tokens, requests):
+            self.views = self._buffers.views(Shape(self.shape.contract, tokens, requests))
+            self._bind_views()
 
     def run(self) -> tuple[dict[str, torch.Tensor], float]:
         """Run on what the buffers hold.
@@ -80,10 +99,11 @@ class StepGraph:
         """Free it."""
         self._executable.close()
 
-
-def _bound(views: Views, executable: Executable) -> list[Named]:
-    wanted = executable.program.named(Kind.INPUT)
-    return [item for item in views.named() if item.name in wanted]
+    def _bind_views(self) -> None:
+        wanted = self._executable.program.named(Kind.INPUT)
+        self._executable.bind(
+            {each.name: each.tensor for each in self.views.named() if each.name in wanted}
+        )
 
 
 def _compile(
@@ -92,8 +112,13 @@ def _compile(
     device, settings = target.device, target.settings
     metadata = views.metadata()
     layers = vllm_config.compilation_config.static_forward_context
+    # An opaque cache may have any number of blocks, so that a saved graph fits the next start's.
+    opaque = views.shape.contract is KVContract.PAGED and (
+        device.capabilities.kv_layout == OPAQUE
+    )
+    varying = {0: Varying("blocks", sys.maxsize)} if opaque else {}
     caches = [
-        Named(name, Kind.KV_CACHE, layers[name].kv_cache)
+        Named(name, Kind.KV_CACHE, layers[name].kv_cache, varying)
         for name in metadata
         if layers[name].kv_cache.numel()
     ]
@@ -115,7 +140,11 @@ def _compile(
         program = capture(
             str(views.shape), forward, tensors, decompositions_for(device.capabilities)
         )
-    options = CompileOptions(settings.run_timeout, settings.driver_options)
+    options = CompileOptions(
+        timeout=settings.run_timeout,
+        kv_cache_dtype=kv_dtype(vllm_config, target),
+        driver=settings.driver_options,
+    )
     return device.driver.compile(program, device.info.name, options)
 
 

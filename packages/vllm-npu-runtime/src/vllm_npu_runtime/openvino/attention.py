@@ -14,6 +14,9 @@ import openvino.opset15 as ops
 import torch
 from openvino.op import _PagedAttentionExtension
 
+BLOCK_SIZE = 32
+"""Tokens in a block of the CPU plugin's paged cache."""
+
 OPERATOR = "vllm_npu_openvino.paged_attention.default"
 
 torch.library.define(
@@ -46,25 +49,21 @@ def paged_attention(operands: Sequence[ov.Output], scale: float, window: int) ->
     caches = [_opaque(key_cache), _opaque(value_cache)]
     heads, size = (query.partial_shape[axis].get_length() for axis in (1, 2))
     kv_heads = key.partial_shape[1].get_length()
-
-    new = ops.subtract(_slice(starts, 1, _END), _slice(starts, 0, -1))
-    width = block_table.partial_shape[1].get_length()
-    rows = ops.squeeze(ops.shape_of(starts, output_type="i32"), _ints([0]))
+    rows = _Rows(query, block_table, starts, seq_lens)
     attention = _PagedAttentionExtension(
         [
             _flat(query, heads * size),
             _flat(key, kv_heads * size),
             _flat(value, kv_heads * size),
             *caches,
-            ops.subtract(seq_lens, new).output(0),  # tokens of each request before this step
-            starts,
-            ops.reshape(block_table, _longs([-1]), False).output(0),
-            # Every request's blocks are a row of the table, of which it uses the first few.
-            ops.multiply(ops.range(_ints(0), rows, _ints(1), "i32"), _ints(width)).output(0),
+            rows.past.output(0),
+            rows.starts.output(0),
+            rows.blocks.output(0),
+            rows.first_blocks.output(0),
             _floats(scale).output(0),
             _ints(window).output(0),
             _floats([]).output(0),  # ALiBi slopes
-            ops.reduce_max(seq_lens, _longs([0]), False).output(0),
+            ops.reduce_max(rows.seq_lens, _longs([0]), False).output(0),
             *(each.output(0) for each in _unused()),
         ]
     )
@@ -76,20 +75,44 @@ def paged_attention(operands: Sequence[ov.Output], scale: float, window: int) ->
         "num_v_heads": kv_heads,
     }.items():
         attention.get_rt_info()[name] = number
-    result = ops.reshape(attention.output(0), _longs([-1, heads, size]), False)
-    if query.partial_shape[0].is_static:
-        result = _without_padding(result, query.partial_shape[0].get_length(), starts)
-    return result
+    return ops.reshape(attention.output(0), _longs([-1, heads, size]), False)
+
+
+class _Rows:
+    """The requests of a step, and one more that owns the padding.
+
+    The plugin reads out of bounds when tokens belong to no request. This one has no context and
+    all its tokens in block 0, which no request reads; without padding it is empty.
+
+    Attributes:
+        starts: int32 `[R + 2]`: where each begins among the tokens.
+        seq_lens: int32 `[R + 1]`: tokens after this step.
+        past: int32 `[R + 1]`: tokens before it.
+        blocks: int32 `[R * M + P]`: every request's row of the block table, then block 0 as often
+            as padding could need it.
+        first_blocks: int32 `[R + 2]`: where each row begins among `blocks`.
+    """
+
+    def __init__(
+        self, query: ov.Output, block_table: ov.Output, starts: ov.Output, seq_lens: ov.Output
+    ) -> None:
+        tokens = _slice(ops.shape_of(query, output_type="i32"), 0, 1)
+        width = block_table.partial_shape[1].get_length()
+        padding = ops.subtract(tokens, _slice(starts, -1, _END))
+        self.starts = ops.concat([starts, tokens], 0)
+        new = ops.subtract(_slice(self.starts, 1, _END), _slice(self.starts, 0, -1))
+        self.seq_lens = ops.concat([seq_lens, padding], 0)
+        self.past = ops.subtract(self.seq_lens, new)
+        table = ops.reshape(block_table, _longs([-1]), False)
+        extra = ops.add(ops.divide(tokens, _ints([BLOCK_SIZE])), _ints([1]))
+        self.blocks = ops.concat([table, ops.broadcast(_ints(0), extra)], 0)
+        requests = ops.squeeze(ops.shape_of(starts, output_type="i32"), _ints([0]))
+        firsts = ops.multiply(ops.range(_ints(0), requests, _ints(1), "i32"), _ints(width))
+        end = ops.shape_of(self.blocks, output_type="i32")
+        self.first_blocks = ops.concat([firsts, end], 0)
 
 
 _END = np.iinfo(np.int32).max
-
-
-def _without_padding(result: ov.Node, tokens: int, starts: ov.Output) -> ov.Node:
-    """Zeros in the rows behind the last request's, which the plugin leaves as they were."""
-    end = ops.reshape(_slice(starts, -1, _END), _longs([1, 1, 1]), False)
-    real = ops.less(_ints(np.arange(tokens).reshape(tokens, 1, 1)), end)
-    return ops.select(real, result, ops.convert_like(_floats(0.0), result))
 
 
 def _opaque(cache: ov.Output) -> ov.Output:

@@ -11,9 +11,7 @@ import torch
 
 from vllm_npu_runtime.drivers.base import Capabilities, DeviceInfo, KVContract
 from vllm_npu_runtime.errors import ConfigurationError
-
-BLOCK_SIZE = 32
-"""Tokens in a block of the CPU plugin's paged cache."""
+from vllm_npu_runtime.openvino.attention import BLOCK_SIZE
 
 PRECISIONS = {"FP32": torch.float32, "BF16": torch.bfloat16, "FP16": torch.float16}
 

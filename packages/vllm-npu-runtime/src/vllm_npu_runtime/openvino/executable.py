@@ -118,7 +118,7 @@ class OpenVINOExecutable:
         if self.compiled is None:
             self.compiled = self._compile(with_weights(self.model, self._weights))
         self._request = self.compiled.create_infer_request()
-        self._ports = {port.get_any_name(): port for port in self.compiled.inputs}
+        self._ports = {port.get_node().get_friendly_name(): port for port in self.compiled.inputs}
         self._results = []
         for port, binding in zip(self.compiled.outputs, self.program.outputs, strict=True):
             if None in binding.shape:

@@ -26,7 +26,6 @@ _DECOMPOSED = [
     _aten._softmax,
     _aten.addmm,
     _aten.masked_fill.Scalar,
-    _aten.split_with_sizes,
 ]
 
 _OWN = {
@@ -90,7 +89,8 @@ def _with_own_attention(program: Program) -> tuple[torch.fx.GraphModule, tuple[s
         inputs += [KEYS + binding.name, VALUES + binding.name]
         with graph.inserting_after(node):
             values[node] = graph.placeholder(f"{node.name}_values")
-        values[node].meta["val"] = node.meta["val"]
+        # A tensor of its own, as tracing tells inputs apart by identity.
+        values[node].meta["val"] = torch.empty_like(node.meta["val"])
     written: dict[torch.fx.Node, tuple[object, object]] = {}
     for node in nodes:
         _replace(graph, node, values, written)

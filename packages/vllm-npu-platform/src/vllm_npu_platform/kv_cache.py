@@ -1,0 +1,76 @@
+"""The KV cache's dtype and layout: what the configuration and the device agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from vllm.utils.torch_utils import kv_cache_dtype_str_to_dtype
+from vllm.v1.kv_cache_interface import AttentionSpec
+
+from vllm_npu_platform.graph.shapes import contract_of
+from vllm_npu_runtime.drivers.base import KVBlock, KVContract
+from vllm_npu_runtime.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.v1.kv_cache_interface import KVCacheSpec
+
+    from vllm_npu_platform.target import Target
+
+OPAQUE = "opaque"
+
+
+def kv_dtype(config: VllmConfig, target: Target) -> torch.dtype:
+    """Dtype of the KV cache: the setting's, or what vLLM's own option says.
+
+    Raises:
+        ConfigurationError: the two contradict each other.
+    """
+    wanted, given = target.settings.kv_cache_dtype, config.cache_config.cache_dtype
+    if wanted == "auto":
+        dtype: torch.dtype = kv_cache_dtype_str_to_dtype(given, config.model_config)
+        return dtype
+    if given != "auto":
+        raise ConfigurationError(
+            f"--kv-cache-dtype {given} and the setting kv_cache_dtype '{wanted}' contradict each "
+            "other. Leave one out."
+        )
+    chosen: torch.dtype = getattr(torch, wanted)
+    return chosen
+
+
+def is_opaque(config: VllmConfig, target: Target) -> bool:
+    """Whether the cache's layout is the driver's own."""
+    return (
+        target.device.capabilities.kv_layout == OPAQUE
+        and contract_of(target, config) is KVContract.PAGED
+    )
+
+
+def kv_cache_specs(
+    specs: Mapping[str, KVCacheSpec], config: VllmConfig, target: Target
+) -> dict[str, KVCacheSpec]:
+    """vLLM's specification of each layer's cache, with the bytes that the driver needs.
+
+    Where the layout is the driver's own, vLLM sees so many bytes per token and no more.
+    """
+    if not is_opaque(config, target):
+        return dict(specs)
+    dtype = kv_dtype(config, target)
+    return {
+        name: _opaque(spec, dtype, config, target) if isinstance(spec, AttentionSpec) else spec
+        for name, spec in specs.items()
+    }
+
+
+def _opaque(
+    spec: AttentionSpec, dtype: torch.dtype, config: VllmConfig, target: Target
+) -> AttentionSpec:
+    block = KVBlock(spec.num_kv_heads, spec.head_size, spec.block_size, dtype)
+    device = target.device
+    size = device.driver.kv_block_bytes(device.info.name, block, config.model_config.dtype)
+    per_token = -(-size // spec.block_size)
+    return replace(spec, dtype=torch.uint8, num_head_slots=1, state_content_bytes=per_token)

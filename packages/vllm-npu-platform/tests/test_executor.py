@@ -16,6 +16,7 @@ from vllm.model_executor.layers.attention import Attention
 from vllm_npu_platform.attention.backend import NPUAttentionBackend
 from vllm_npu_platform.attention.metadata import PagedMetadata
 from vllm_npu_platform.graph.buffers import InputSpec, LayerGroup
+from vllm_npu_platform.graph.compiler import Compiler
 from vllm_npu_platform.graph.executor import GraphExecutor
 from vllm_npu_platform.graph.plan import Batch
 from vllm_npu_platform.graph.shapes import graph_shapes
@@ -132,7 +133,7 @@ def make_executor(
             groups,
             graph_shapes(make_config(tokens=32, requests=4), target),
             config,
-            target,
+            Compiler(config, target),
             Counters(),
         )
 

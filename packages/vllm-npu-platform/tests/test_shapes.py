@@ -105,16 +105,63 @@ def test_a_whole_prompt_that_the_device_cannot_run_is_refused(
 
 
 def test_auto_takes_the_contract_that_the_device_serves_best(
-    make_target: Callable[..., Target],
+    make_config: Make, make_target: Callable[..., Target]
 ) -> None:
-    assert contract_of(make_target()) is KVContract.PAGED
+    assert contract_of(make_target(), make_config()) is KVContract.PAGED
     only = {"kv_contracts": (KVContract.GATHER,)}
-    assert contract_of(make_target(only)) is KVContract.GATHER
+    assert contract_of(make_target(only), make_config()) is KVContract.GATHER
+
+
+def test_a_model_that_caps_scores_gathers_where_the_device_pages_without_a_cap(
+    make_config: Make, make_target: Callable[..., Target]
+) -> None:
+    config = make_config(soft_cap=50.0)
+    assert contract_of(make_target(), config) is KVContract.PAGED
+    assert contract_of(make_target({"soft_cap": False}), config) is KVContract.GATHER
+    with pytest.raises(ConfigurationError, match="caps attention scores"):
+        contract_of(make_target({"soft_cap": False}, kv_contract="paged"), config)
+
+
+def test_one_graph_for_any_number_of_tokens_where_the_device_prefers_it(
+    make_config: Make, make_target: Callable[..., Target]
+) -> None:
+    (shape,) = graph_shapes(make_config(), make_target({"dynamic_tokens": True}))
+    assert shape == Shape(KVContract.PAGED, 64, 8, dynamic=True)
+    assert str(shape) == "tokens=1-64"
+
+
+def test_buckets_that_were_asked_for_are_kept_on_such_a_device(
+    make_config: Make, make_target: Callable[..., Target]
+) -> None:
+    few = BucketSettings(strategy="exponential", step=8, limit=2)
+    shapes = graph_shapes(make_config(), make_target({"dynamic_tokens": True}, token_bucket=few))
+    assert list(shapes.paged) == [8, 64]
+    plain = make_target({"dynamic_tokens": True}, dynamic_tokens=False)
+    assert len(graph_shapes(make_config(), plain).paged) > 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "settings", "reason"),
+    [
+        ({"static_shapes_only": True}, {}, "runs static shapes only"),
+        ({}, {"token_bucket": BucketSettings(limit=2)}, "token_bucket would be ignored"),
+        ({}, {"kv_contract": "gather"}, "the gather contract has static shapes only"),
+    ],
+)
+def test_any_number_of_tokens_is_refused_where_it_cannot_be(
+    make_config: Make,
+    make_target: Callable[..., Target],
+    limits: dict[str, Any],
+    settings: dict[str, Any],
+    reason: str,
+) -> None:
+    with pytest.raises(ConfigurationError, match=reason):
+        graph_shapes(make_config(), make_target(limits, dynamic_tokens=True, **settings))
 
 
 def test_a_contract_that_the_device_does_not_serve_is_refused(
-    make_target: Callable[..., Target],
+    make_config: Make, make_target: Callable[..., Target]
 ) -> None:
     target = make_target({"kv_contracts": (KVContract.GATHER,)}, kv_contract="paged")
     with pytest.raises(ConfigurationError, match="kv_contract 'paged': paper serves gather"):
-        contract_of(target)
+        contract_of(target, make_config())

@@ -17,13 +17,14 @@ from vllm_npu_platform.target import Target
 from vllm_npu_runtime.settings import BucketSettings
 
 
-def worker(target: Target, caches: list[torch.Tensor]) -> Any:
+def worker(target: Target, config: Any, caches: list[torch.Tensor]) -> Any:
     counters = Counters()
     counters.declare([])
     counters.add(names.COMPILED, 3)
     return SimpleNamespace(
         target=target,
         counters=counters,
+        vllm_config=config,
         model_runner=SimpleNamespace(dtype=torch.bfloat16, kv_caches=caches),
         cache_config=SimpleNamespace(num_gpu_blocks=7),
     )
@@ -46,9 +47,11 @@ def test_it_names_device_dtype_cache_graphs_and_what_the_host_does(
     cache = torch.empty(GIB // 8, dtype=torch.float16)  # Never touched, so it takes no memory.
     shapes = graph_shapes(make_config(), target)
     line = start_up_line(
-        worker(target, [cache, cache]), [executor(shapes, {"aten.sort", "aten.cumsum"})], 1.5
+        worker(target, make_config(), [cache, cache]),
+        [executor(shapes, {"aten.sort", "aten.cumsum"})],
+        1.5,
     )
-    device, dtype, kv, graphs, buckets, host = parts(line)
+    device, dtype, kv, graphs, buckets, left, threads = parts(line)
     assert device.startswith("NPU platform: paper (host (")
     assert device.endswith(f"torch {torch.__version__}")
     assert dtype == "bfloat16"
@@ -56,13 +59,15 @@ def test_it_names_device_dtype_cache_graphs_and_what_the_host_does(
     assert kv == "paged contract, KV NHC, 0.25 GiB of float16, 7 blocks"
     assert graphs == "3 graphs compiled in 1.5 s, 0 loaded"
     assert buckets == "buckets tokens=8, tokens=64"
-    assert host == "on the host: aten.cumsum, aten.sort"
+    assert left == "on the host: aten.cumsum, aten.sort"
+    assert threads == f"{torch.get_num_threads()} threads for PyTorch"
 
 
 def test_it_says_so_where_there_is_no_cache_no_graph_and_nothing_left_over(
-    make_target: Callable[..., Target],
+    make_target: Callable[..., Target], make_config: Callable[..., Any]
 ) -> None:
-    *_, kv, graphs, buckets, host = parts(start_up_line(worker(make_target(), []), [], 0.0))
+    line = start_up_line(worker(make_target(), make_config(), []), [], 0.0)
+    *_, kv, graphs, buckets, host, _threads = parts(line)
     assert kv == "paged contract, no KV cache"
     assert graphs == "no graphs (enforce_eager)"
     assert buckets == "no buckets"

@@ -14,6 +14,7 @@ from vllm_npu_platform.graph.shapes import graph_shapes
 from vllm_npu_platform.graph.step_graph import HIDDEN
 
 if TYPE_CHECKING:
+    from vllm_npu_platform.graph.compiler import Compiler
     from vllm_npu_platform.runner import NPUModelRunner
 
 PREFIX = "draft:"
@@ -45,7 +46,7 @@ class GraphedDraftModel:
         return getattr(self._model, name)
 
 
-def route_drafts(runner: NPUModelRunner) -> GraphExecutor | None:
+def route_drafts(runner: NPUModelRunner, compiler: Compiler) -> GraphExecutor | None:
     """Put a draft model behind an executor of its own; None if there is no draft model."""
     speculation = runner.speculative_config
     if speculation is None or not speculation.uses_draft_model():
@@ -57,7 +58,7 @@ def route_drafts(runner: NPUModelRunner) -> GraphExecutor | None:
         layer_groups(runner, drafter.model),
         graph_shapes(runner.vllm_config, runner.target),
         runner.vllm_config,
-        runner.target,
+        compiler,
         runner.counters,
         PREFIX,
     )

@@ -154,6 +154,7 @@ class NPUPlatform(Platform):
 
         check_config(vllm_config, Target.of(vllm_config))
         environment.spawn_workers()
+        environment.let_waiting_threads_sleep()
         if vllm_config.parallel_config.worker_cls == "auto":
             vllm_config.parallel_config.worker_cls = "vllm_npu_platform.worker.NPUWorker"
 

@@ -9,10 +9,15 @@ import torch
 from vllm.forward_context import get_forward_context
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
+from vllm_npu_platform.drafting import PREFIX as DRAFT_PREFIX
 from vllm_npu_platform.drafting import route_drafts
 from vllm_npu_platform.graph.buffers import InputSpec
+from vllm_npu_platform.graph.cache_key import compile_cache
+from vllm_npu_platform.graph.compiler import Compiler
 from vllm_npu_platform.graph.executor import GraphExecutor
 from vllm_npu_platform.graph.groups import layer_groups
+from vllm_npu_platform.graph.logits import NAME as LOGITS
+from vllm_npu_platform.graph.logits import LogitsGraph, route_logits
 from vllm_npu_platform.graph.shapes import graph_shapes
 from vllm_npu_platform.graph.step_graph import AUXILIARY, HIDDEN
 from vllm_npu_platform.kv_cache import kv_cache_specs
@@ -41,23 +46,41 @@ class NPUModelRunner(CPUModelRunner):
         self.counters = counters
         self.executor: GraphExecutor | None = None
         self.draft_executor: GraphExecutor | None = None
+        self.logits: list[LogitsGraph] = []
         self._generators = GeneratorStates()
 
     def build_executors(self) -> list[GraphExecutor]:
         """Make the executors, once weights and KV caches are there."""
         if self.model_config.enforce_eager:
             return []
+        compiler = Compiler(
+            self.vllm_config, self.target, compile_cache(self.vllm_config, self.target)
+        )
         self.executor = GraphExecutor(
             self.model,
             self._inputs(),
             layer_groups(self, self.model),
             graph_shapes(self.vllm_config, self.target),
             self.vllm_config,
-            self.target,
+            compiler,
             self.counters,
         )
-        self.draft_executor = route_drafts(self)
+        self.draft_executor = route_drafts(self, compiler)
+        if not self.is_pooling_model:
+            self.logits = self._route_logits(compiler)
         return [each for each in (self.executor, self.draft_executor) if each is not None]
+
+    def _route_logits(self, compiler: Compiler) -> list[LogitsGraph]:
+        rows = self.scheduler_config.max_num_batched_tokens  # all of them, for prompt logprobs
+        models = {LOGITS: (self.model, self.model_config)}
+        if self.draft_executor is not None:
+            draft = self.speculative_config.draft_model_config
+            models[DRAFT_PREFIX + LOGITS] = (self.get_draft_model(), draft)
+        routed = [
+            route_logits(name, model, config.get_hidden_size(), rows, compiler, self.counters)
+            for name, (model, config) in models.items()
+        ]
+        return [each for each in routed if each is not None]
 
     def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
         """As vLLM has it, with the driver's own layout where it has one."""
@@ -116,10 +139,14 @@ class NPUModelRunner(CPUModelRunner):
         for executor in (self.executor, self.draft_executor):
             if executor is not None:
                 executor.rebind_weights()
+        for logits in self.logits:
+            logits.rebind_weights()
 
     def shutdown(self) -> None:
         """Free graphs before what they are bound to."""
         for executor in (self.executor, self.draft_executor):
             if executor is not None:
                 executor.close()
+        for logits in self.logits:
+            logits.close()
         super().shutdown()

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from vllm_npu_platform.graph.shapes import contract_of
+from vllm_npu_platform.kv_cache import is_opaque, kv_dtype
 from vllm_npu_platform.memory import GIB
 from vllm_npu_platform.stats import counters as names
 
 if TYPE_CHECKING:
     from vllm_npu_platform.graph.executor import GraphExecutor
+    from vllm_npu_platform.target import Target
     from vllm_npu_platform.worker import NPUWorker
 
 
@@ -23,13 +27,18 @@ def start_up_line(worker: NPUWorker, executors: Sequence[GraphExecutor], seconds
         seconds: of warm-up.
     """
     target, runner = worker.target, worker.model_runner
-    device, capabilities = target.device, target.device.capabilities
+    device = target.device
+    config = worker.vllm_config
     caches = {cache.untyped_storage().data_ptr(): cache for cache in runner.kv_caches}
     size = sum(cache.untyped_storage().nbytes() for cache in caches.values())
-    layout = f"KV {capabilities.kv_layout}, {size / GIB:.2f} GiB" if size else "no KV cache"
+    layout = "no KV cache"
     if size:
-        dtypes = sorted({str(cache.dtype).removeprefix("torch.") for cache in caches.values()})
-        layout += f" of {'/'.join(dtypes)}, {worker.cache_config.num_gpu_blocks} blocks"
+        own = is_opaque(config, target)
+        dtypes = {kv_dtype(config, target)} if own else {each.dtype for each in caches.values()}
+        names_of = "/".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        kind = f"KV in {device.driver.name}'s own layout" if own else "KV NHC"
+        blocks = worker.cache_config.num_gpu_blocks
+        layout = f"{kind}, {size / GIB:.2f} GiB of {names_of}, {blocks} blocks"
     values = worker.counters.values
     graphs = (
         f"{values[names.COMPILED]:.0f} graphs compiled in {seconds:.1f} s, "
@@ -44,9 +53,18 @@ def start_up_line(worker: NPUWorker, executors: Sequence[GraphExecutor], seconds
     parts = [
         f"NPU platform: {device.name} ({device.info.description}), {device.driver.version()}",
         str(runner.dtype).removeprefix("torch."),
-        f"{contract_of(target, worker.vllm_config)} contract, {layout}",
+        f"{contract_of(target, config)} contract, {layout}",
         graphs,
         f"buckets {buckets}" if buckets else "no buckets",
         f"on the host: {', '.join(host)}" if host else "no operator left on the host",
+        _threads(target),
     ]
     return "; ".join(parts)
+
+
+def _threads(target: Target) -> str:
+    """How many threads compute on the host's processor, and for whom."""
+    device = target.device
+    own = device.driver.host_threads(device.info.name, target.settings.driver_options)
+    rest = f"{torch.get_num_threads()} threads for PyTorch"
+    return rest if own is None else f"{own} threads for {device.driver.name}, {rest}"

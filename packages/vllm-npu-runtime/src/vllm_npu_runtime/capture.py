@@ -90,6 +90,9 @@ def capture(
             raise cause from None
         reason = str(error).strip().split("\n\n")[0]
         raise CaptureError(f"Program '{name}' can't be captured: {reason}") from error
+    finally:
+        for item in known:
+            _unmark(item.tensor)
     return tracer.program(result)
 
 
@@ -176,6 +179,13 @@ class _Tracer:
             )
         )
         return Program(self._name, self._graph, self._inputs, outputs, self._weights)
+
+
+def _unmark(tensor: torch.Tensor) -> None:
+    """Undo `mark_dynamic`, which would last for the captures to come."""
+    marks = ("_dynamo_dynamic", "_has_dynamo_dim_marking")
+    for attribute in [each for each in vars(tensor) if each.startswith(marks)]:
+        delattr(tensor, attribute)
 
 
 def _example(extent: int | torch.SymInt) -> int:

@@ -79,18 +79,14 @@ def bind_sizes(graph: torch.fx.GraphModule) -> None:
         if node.users:
             holder, dimension = _holder(placeholders, node.meta["val"])
             with graph.graph.inserting_after(last):
-                size = graph.graph.call_function(
-                    torch.ops.aten.sym_size.int, (holder, dimension)
-                )
+                size = graph.graph.call_function(torch.ops.aten.sym_size.int, (holder, dimension))
                 size.meta["val"] = node.meta["val"]
             node.replace_all_uses_with(size)
         graph.graph.erase_node(node)
     graph.recompile()
 
 
-def _holder(
-    placeholders: Iterable[torch.fx.Node], size: torch.SymInt
-) -> tuple[torch.fx.Node, int]:
+def _holder(placeholders: Iterable[torch.fx.Node], size: torch.SymInt) -> tuple[torch.fx.Node, int]:
     """A tensor input, and the dimension of it that has this extent."""
     for node in placeholders:
         value = node.meta["val"]

@@ -138,9 +138,7 @@ class Settings(BaseSettings):
         description="Who reads and writes the KV cache: the device (`paged`), or the program "
         "and the host (`gather`). `auto` takes what the device prefers.",
     )
-    kv_cache_dtype: Literal[
-        "auto", "float32", "bfloat16", "float16", "uint8", "uint4"
-    ] = Field(
+    kv_cache_dtype: Literal["auto", "float32", "bfloat16", "float16", "uint8", "uint4"] = Field(
         "auto",
         description="Numbers in the KV cache, where `--kv-cache-dtype` has no name for them: "
         "`uint8` and `uint4` are quantized, with scales beside them. `auto` leaves it to "

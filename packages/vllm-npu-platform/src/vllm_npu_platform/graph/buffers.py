@@ -148,7 +148,9 @@ class Views:
         tokens = Varying("tokens", self.shape.tokens)
         requests = Varying("requests", self.shape.requests)
         rows = {
-            **dict.fromkeys((f"block_table.{index}" for index in range(len(self.tables))), requests),
+            **dict.fromkeys(
+                (f"block_table.{index}" for index in range(len(self.tables))), requests
+            ),
             "query_start_loc": Varying("requests + 1", self.shape.requests + 1),
             "lens": requests,
         }

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
     from vllm_npu_platform.attention.metadata import PagedMetadata
+    from vllm_npu_platform.graph.compiler import Compiler
     from vllm_npu_platform.graph.shapes import Shape, Shapes
     from vllm_npu_platform.stats.counters import Counters
-    from vllm_npu_platform.target import Target
 
 _logger = logging.getLogger("vllm.npu")
 
@@ -36,7 +36,7 @@ class GraphExecutor:
         groups: its attention layers, by block table.
         shapes: the buckets.
         vllm_config: of the engine.
-        target: device and settings.
+        compiler: makes executables for the device.
         counters: what is counted.
         prefix: tells a draft model's counters from the model's.
     """
@@ -48,7 +48,7 @@ class GraphExecutor:
         groups: Sequence[LayerGroup],
         shapes: Shapes,
         vllm_config: VllmConfig,
-        target: Target,
+        compiler: Compiler,
         counters: Counters,
         prefix: str = "",
     ) -> None:
@@ -57,7 +57,7 @@ class GraphExecutor:
         self._model = model
         self._groups = tuple(groups)
         self._vllm_config = vllm_config
-        self._target = target
+        self._compiler = compiler
         self._counters = counters
         self._graphs: dict[Shape, StepGraph] = {}
         self._sealed = False
@@ -103,11 +103,19 @@ class GraphExecutor:
     def compile(self, shape: Shape) -> None:
         """Compile a graph, and run it once on nothing but padding."""
         begin = time.perf_counter()
-        graph = StepGraph(self._model, self._buffers, shape, self._vllm_config, self._target)
+        graph = StepGraph(
+            self._model,
+            self._buffers,
+            shape,
+            self._vllm_config,
+            self._compiler,
+            f"{self.prefix}{shape}",
+        )
+        graph.fit(1, 1)  # a graph that takes any number of tokens shows with one that it runs
         graph.views.clear()
         graph.run()
         self._graphs[shape] = graph
-        self._counters.add(names.COMPILED)
+        self._counters.add(names.LOADED if graph.loaded else names.COMPILED)
         self._counters.add(names.COMPILE_SECONDS, time.perf_counter() - begin)
 
     def seal(self) -> None:
@@ -148,7 +156,7 @@ class GraphExecutor:
             f"Graph {self.prefix}{shape} is compiled after warm-up, while requests wait. "
             "Warm-up should have compiled it: set VLLM_NPU_WARM_UP=1."
         )
-        if self._target.settings.strict:
+        if self._compiler.target.settings.strict:
             raise NPUError(f"{line} Strict mode makes this an error (VLLM_NPU_STRICT=0 allows it).")
         _logger.warning(line)
 

@@ -12,18 +12,16 @@ from vllm.forward_context import create_forward_context, override_forward_contex
 
 from vllm_npu_platform.attention.metadata import GatherMetadata
 from vllm_npu_platform.graph.shapes import Shape
-from vllm_npu_platform.kv_cache import OPAQUE, kv_dtype
-from vllm_npu_runtime.capture import Named, capture, module_tensors
-from vllm_npu_runtime.drivers.base import CompileOptions, KVContract
+from vllm_npu_platform.kv_cache import is_opaque
+from vllm_npu_runtime.capture import Named, module_tensors
 from vllm_npu_runtime.extents import Varying
-from vllm_npu_runtime.ops.table import decompositions_for
 from vllm_npu_runtime.program import Kind
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
     from vllm_npu_platform.graph.buffers import Buffers, Views
-    from vllm_npu_platform.target import Target
+    from vllm_npu_platform.graph.compiler import Compiler
     from vllm_npu_runtime.drivers.base import Executable
 
 HIDDEN = "hidden_states"
@@ -40,7 +38,13 @@ class StepGraph:
         buffers: what it reads.
         shape: of it.
         vllm_config: for the attention layers, which know their KV caches.
-        target: device and settings.
+        compiler: makes the executable.
+        name: of the graph.
+
+    Attributes:
+        shape: as given.
+        views: the buffers that the next run reads.
+        loaded: whether an earlier start had compiled it.
     """
 
     def __init__(
@@ -49,12 +53,13 @@ class StepGraph:
         buffers: Buffers,
         shape: Shape,
         vllm_config: VllmConfig,
-        target: Target,
+        compiler: Compiler,
+        name: str,
     ) -> None:
         self._buffers = buffers
         self.shape = shape
         self.views = buffers.views(shape)
-        self._executable = _compile(model, self.views, vllm_config, target)
+        self._executable, self.loaded = _compile(name, model, self.views, vllm_config, compiler)
         self._names = [output.name for output in self._executable.program.outputs]
         self._bind_views()
         caches = self._executable.program.named(Kind.KV_CACHE)
@@ -107,22 +112,17 @@ class StepGraph:
 
 
 def _compile(
-    model: torch.nn.Module, views: Views, vllm_config: VllmConfig, target: Target
-) -> Executable:
-    device, settings = target.device, target.settings
+    name: str, model: torch.nn.Module, views: Views, vllm_config: VllmConfig, compiler: Compiler
+) -> tuple[Executable, bool]:
     metadata = views.metadata()
     layers = vllm_config.compilation_config.static_forward_context
     # An opaque cache may have any number of blocks, so that a saved graph fits the next start's.
-    opaque = views.shape.contract is KVContract.PAGED and (
-        device.capabilities.kv_layout == OPAQUE
-    )
-    varying = {0: Varying("blocks", sys.maxsize)} if opaque else {}
+    varying = {0: Varying("blocks", sys.maxsize)} if is_opaque(vllm_config, compiler.target) else {}
     caches = [
         Named(name, Kind.KV_CACHE, layers[name].kv_cache, varying)
         for name in metadata
         if layers[name].kv_cache.numel()
     ]
-    tensors = [*views.named(), *caches, *module_tensors(model)]
     arguments: dict[str, Any] = {"input_ids": None, **views.inputs}
 
     def forward() -> Mapping[str, torch.Tensor]:
@@ -137,15 +137,7 @@ def _compile(
     }
     context = create_forward_context(metadata, vllm_config, slot_mapping=slots)
     with override_forward_context(context):
-        program = capture(
-            str(views.shape), forward, tensors, decompositions_for(device.capabilities)
-        )
-    options = CompileOptions(
-        timeout=settings.run_timeout,
-        kv_cache_dtype=kv_dtype(vllm_config, target),
-        driver=settings.driver_options,
-    )
-    return device.driver.compile(program, device.info.name, options)
+        return compiler.compile(name, forward, [*views.named(), *caches], model)
 
 
 def _outputs(result: Any, metadata: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -26,6 +26,15 @@ def use_first_runner() -> None:
     os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 
 
+def let_waiting_threads_sleep() -> None:
+    """Have OpenMP's threads in the engine's processes sleep between loops, unless the user chose.
+
+    They share the cores with the driver's own, and by default would spin there for milliseconds.
+    Only processes started after this obey: OpenMP reads the variable once.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 def spawn_workers() -> None:
     """Have vLLM start its processes anew instead of forking this one, unless the user chose.
 

@@ -9,6 +9,7 @@ import torch
 from vllm_npu_runtime.capture import Named, capture
 from vllm_npu_runtime.device import Device
 from vllm_npu_runtime.drivers.base import CompileOptions, Executable
+from vllm_npu_runtime.extents import Varying
 from vllm_npu_runtime.ops.table import decompositions_for
 from vllm_npu_runtime.program import Kind, Program
 
@@ -32,11 +33,20 @@ class Bench:
         inputs: Tensors,
         weights: Tensors | None = None,
         caches: Tensors | None = None,
+        varying: Mapping[str, Mapping[int, Varying]] | None = None,
     ) -> Program:
-        """The program of a function over the tensors given."""
+        """The program of a function over the tensors given.
+
+        Args:
+            function: see `vllm_npu_runtime.capture.capture`.
+            inputs: by name.
+            weights: by name.
+            caches: by name.
+            varying: by an input's name, its dimensions whose extent varies.
+        """
         groups = {Kind.INPUT: inputs, Kind.WEIGHT: weights or {}, Kind.KV_CACHE: caches or {}}
         named = [
-            Named(name, kind, tensor)
+            Named(name, kind, tensor, (varying or {}).get(name, {}))
             for kind, tensors in groups.items()
             for name, tensor in tensors.items()
         ]
@@ -56,10 +66,12 @@ class Bench:
         inputs: Tensors,
         weights: Tensors | None = None,
         caches: Tensors | None = None,
+        varying: Mapping[str, Mapping[int, Varying]] | None = None,
+        options: CompileOptions | None = None,
     ) -> Executable:
         """A function captured, compiled, and bound to the tensors that it was captured with."""
-        program = self.capture(function, inputs, weights, caches)
-        executable = self.load(program)
+        program = self.capture(function, inputs, weights, caches, varying)
+        executable = self.load(program, options)
         given = {**inputs, **(caches or {})}
         wanted = program.named(Kind.INPUT) | program.named(Kind.KV_CACHE)
         executable.bind({name: given[name] for name in wanted})

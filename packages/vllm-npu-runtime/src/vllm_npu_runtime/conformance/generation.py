@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from vllm_npu_runtime.conformance.bench import Bench
+from vllm_npu_runtime.conformance.caches import new_cache
 from vllm_npu_runtime.conformance.pages import Blocks, Span, write
 from vllm_npu_runtime.conformance.transformer import LAYERS, VOCABULARY, Transformer
+from vllm_npu_runtime.drivers.base import CompileOptions, KVContract
 
 STEPS = 20
 PROMPTS = (19, 3, 11)
@@ -25,19 +27,34 @@ class Generation:
         bench: compiles the model's programs.
         model: the model.
         kv_dtype: of the caches.
+        contract: who writes them.
     """
 
-    def __init__(self, bench: Bench, model: Transformer, kv_dtype: torch.dtype) -> None:
+    def __init__(
+        self, bench: Bench, model: Transformer, kv_dtype: torch.dtype, contract: KVContract
+    ) -> None:
         self._bench = bench
         self._model = model
+        self._contract = contract
+        self._options = CompileOptions(kv_cache_dtype=kv_dtype)
         self._blocks = Blocks(model.geometry)
-        self._caches = {f"kv.{i}": model.geometry.new_cache(kv_dtype) for i in range(LAYERS)}
+        self._caches = {f"kv.{i}": self._new_cache(kv_dtype) for i in range(LAYERS)}
         draw = torch.Generator().manual_seed(1)
         self.tokens = [
             torch.randint(VOCABULARY, (prompt + STEPS,), generator=draw) for prompt in PROMPTS
         ]
 
-    def paged(self) -> Logits:
+    def logits(self) -> Logits:
+        """Those of every token that was computed."""
+        return self._paged() if self._contract is KVContract.PAGED else self._gather()
+
+    def _new_cache(self, kv_dtype: torch.dtype) -> torch.Tensor:
+        if self._contract is KVContract.GATHER:
+            return self._model.geometry.new_cache(kv_dtype)
+        dtype = self._model.weights["norm"].dtype
+        return new_cache(self._bench.device, self._model.geometry, dtype, kv_dtype)
+
+    def _paged(self) -> Logits:
         """Prefill and decode mixed in buckets of tokens; the program writes the caches."""
         geometry, model, caches = self._model.geometry, self._model, self._caches
         given = {**self._rows([], geometry.tokens), **self._blocks.paged_inputs([])}
@@ -60,7 +77,9 @@ class Generation:
 
             return {"logits": model(given["tokens"], given["positions"], attend)}
 
-        executable = self._bench.compile(forward, given, model.weights, caches)
+        executable = self._bench.compile(
+            forward, given, model.weights, caches, options=self._options
+        )
         logits: Logits = [[] for _ in PROMPTS]
         for _ in range(STEPS):
             budget, spans = geometry.tokens, []
@@ -76,7 +95,7 @@ class Generation:
             _collect(logits, spans, executable.run()[0])
         return logits
 
-    def gather(self) -> Logits:
+    def _gather(self) -> Logits:
         """A prefill chunk of one request, or a decode of all; the host writes the caches."""
         prefill = self._gather_program(1, CHUNK)
         decode = self._gather_program(self._model.geometry.rows, 1)

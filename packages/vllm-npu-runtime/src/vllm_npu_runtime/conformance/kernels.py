@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from vllm_npu_runtime.conformance import oracle
 from vllm_npu_runtime.conformance.bench import Bench
 from vllm_npu_runtime.conformance.pages import Blocks, Geometry, Span, write
+from vllm_npu_runtime.drivers.base import CompileOptions
+from vllm_npu_runtime.extents import Varying
 
 
 @dataclass(frozen=True)
@@ -28,20 +30,39 @@ class Requests:
         geometry: sizes.
         dtype: of queries, keys and values.
         kv_dtype: of the cache.
+        cache: in the layout of the device that keeps it; None: a new one in the layout "NHC".
+
+    Attributes:
+        opaque: only the device can write the cache.
+        waiting: spans for the device to write, as the host can't.
     """
 
-    def __init__(self, geometry: Geometry, dtype: torch.dtype, kv_dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        geometry: Geometry,
+        dtype: torch.dtype,
+        kv_dtype: torch.dtype,
+        cache: torch.Tensor | None = None,
+    ) -> None:
         self.geometry = geometry
         self.dtypes = (dtype, kv_dtype)
         self.blocks = Blocks(geometry)
-        self.cache = geometry.new_cache(kv_dtype)
+        self.cache = geometry.new_cache(kv_dtype) if cache is None else cache
+        self.opaque = self.cache.dim() == 2
+        self.waiting: list[Span] = []
         sizes = (geometry.rows, geometry.length)
         self.query = torch.randn(*sizes, geometry.heads, geometry.size, dtype=dtype)
         self.key = torch.randn(*sizes, geometry.groups, geometry.size, dtype=dtype)
         self.value = torch.randn(*sizes, geometry.groups, geometry.size, dtype=dtype)
 
     def write(self, span: Span) -> None:
-        """Write a span's keys and values, as an earlier run or the host would have."""
+        """Write a span's keys and values, as an earlier run or the host would have.
+
+        An opaque cache gets them from the next kernel, in runs of its own.
+        """
+        if self.opaque:
+            self.waiting.append(span)
+            return
         rows = slice(span.begin, span.end)
         key, value = self.key[span.request, rows], self.value[span.request, rows]
         write(self.cache, self.blocks.slots(span), key, value)
@@ -82,11 +103,19 @@ class PagedKernel:
         bench: compiles it.
         requests: what it runs on.
         options: scalar arguments.
-        writes: whether it is given keys and values.
+        writes: whether it is given keys and values. If not, the cache has them already: from
+            the host or, where the layout is the driver's own, from another attention before it
+            in the program.
+        varying: by an input's name, its dimensions whose extent varies.
     """
 
     def __init__(
-        self, bench: Bench, requests: Requests, options: Options, writes: bool = True
+        self,
+        bench: Bench,
+        requests: Requests,
+        options: Options,
+        writes: bool = True,
+        varying: Mapping[str, Mapping[int, Varying]] | None = None,
     ) -> None:
         self._requests = requests
         self._options = options
@@ -94,11 +123,11 @@ class PagedKernel:
         cache = requests.cache
         given = self._inputs([])
 
-        def attend() -> Mapping[str, torch.Tensor]:
-            out = torch.ops.vllm_npu.paged_attention(
+        def attention(key: torch.Tensor | None, value: torch.Tensor | None) -> torch.Tensor:
+            out: torch.Tensor = torch.ops.vllm_npu.paged_attention(
                 given["query"],
-                given.get("key"),
-                given.get("value"),
+                key,
+                value,
                 cache,
                 given["block_table"],
                 given["slot_mapping"],
@@ -108,25 +137,59 @@ class PagedKernel:
                 options.sliding_window,
                 options.soft_cap,
             )
-            return {"out": out}
+            return out
 
-        self.executable = bench.compile(attend, given, caches={"cache": cache})
+        def attend() -> Mapping[str, torch.Tensor]:
+            first = attention(given.get("key"), given.get("value"))
+            if writes or not requests.opaque:
+                return {"out": first}
+            return {"first": first, "out": attention(None, None)}
+
+        self.executable = bench.compile(
+            attend,
+            given,
+            caches={"cache": cache},
+            varying={name: varying[name] for name in given if name in varying} if varying else {},
+            options=CompileOptions(kv_cache_dtype=requests.dtypes[1]),
+        )
+        self._out = [each.name for each in self.executable.program.outputs].index("out")
 
     def run(self, *spans: Span) -> torch.Tensor:
         """Run spans in one batch, check what comes out for each, and return all rows."""
-        self.executable.bind(self._inputs(spans))
-        out = self.executable.run()[0].clone()
+        self._catch_up()
+        return self._run(spans)
+
+    def run_exactly(self, *spans: Span) -> torch.Tensor:
+        """As `run`, without padding: the program's tokens and requests vary."""
+        self._catch_up()
+        return self._run(spans, padded=False)
+
+    def _catch_up(self) -> None:
+        """Write what waits to be written, in runs that fit."""
+        waiting, self._requests.waiting = self._requests.waiting, []
+        tokens = self._requests.geometry.tokens
+        for request, begin, end in waiting:
+            for start in range(begin, end, tokens):
+                self._run([Span(request, start, min(start + tokens, end))])
+
+    def _run(self, spans: Sequence[Span], padded: bool = True) -> torch.Tensor:
+        self.executable.bind(self._inputs(spans, padded))
+        out = self.executable.run()[self._out].clone()
         real = out[: sum(span.end - span.begin for span in spans)]
         sizes = [span.end - span.begin for span in spans]
         self._requests.check(spans, real.split(sizes), self._options)
         return out
 
-    def _inputs(self, spans: Sequence[Span]) -> dict[str, torch.Tensor]:
+    def _inputs(self, spans: Sequence[Span], padded: bool = True) -> dict[str, torch.Tensor]:
         requests = self._requests
-        inputs = requests.new(spans, requests.geometry.tokens)
-        if not self._writes:
+        sizes = requests.geometry
+        if not padded:
+            count = sum(span.end - span.begin for span in spans)
+            sizes = replace(sizes, tokens=count, rows=len(spans))
+        inputs = requests.new(spans, sizes.tokens)
+        if not self._writes and not requests.opaque:
             del inputs["key"], inputs["value"]
-        return {**inputs, **requests.blocks.paged_inputs(spans)}
+        return {**inputs, **requests.blocks.paged_inputs(spans, sizes)}
 
 
 class GatherKernel:

@@ -83,9 +83,17 @@ class Blocks:
         table = self.tables[span.request]
         return [table[at // size] * size + at % size for at in range(span.begin, span.end)]
 
-    def paged_inputs(self, spans: Sequence[Span]) -> dict[str, torch.Tensor]:
-        """Inputs of `paged_attention` beside query, key and value; padded."""
-        tokens, rows = self.geometry.tokens, self.geometry.rows
+    def paged_inputs(
+        self, spans: Sequence[Span], padded_to: Geometry | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Inputs of `paged_attention` beside query, key and value.
+
+        Args:
+            spans: what the run brings.
+            padded_to: has the program's tokens and rows, where they aren't those of `geometry`.
+        """
+        sizes = padded_to or self.geometry
+        tokens, rows = sizes.tokens, sizes.rows
         slots = [slot for span in spans for slot in self.slots(span)]
         starts = [0]
         for span in spans:

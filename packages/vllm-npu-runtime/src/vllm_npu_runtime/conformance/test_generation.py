@@ -12,13 +12,17 @@ from vllm_npu_runtime.drivers.base import Capabilities, KVContract
 
 
 def _generation(
-    bench: Bench, geometry: Geometry, dtype: torch.dtype, capabilities: Capabilities
+    bench: Bench,
+    geometry: Geometry,
+    dtype: torch.dtype,
+    capabilities: Capabilities,
+    contract: KVContract,
 ) -> tuple[Transformer, Generation, torch.dtype]:
     torch.manual_seed(0)
     model = Transformer(geometry, dtype)
     listed = capabilities.kv_cache_dtypes
     kv_dtype = dtype if dtype in listed else listed[0]
-    return model, Generation(bench, model, kv_dtype), kv_dtype
+    return model, Generation(bench, model, kv_dtype, contract), kv_dtype
 
 
 def _check(
@@ -33,16 +37,16 @@ def test_paged(
     bench: Bench, paged: Geometry, dtype: torch.dtype, capabilities: Capabilities
 ) -> None:
     """Mixed batches of tokens; caches written by the program."""
-    model, generation, kv_dtype = _generation(bench, paged, dtype, capabilities)
-    _check(model, generation, generation.paged(), dtype, kv_dtype)
+    model, generation, kv_dtype = _generation(bench, paged, dtype, capabilities, KVContract.PAGED)
+    _check(model, generation, generation.logits(), dtype, kv_dtype)
 
 
 def test_gather(
     bench: Bench, gather: Geometry, dtype: torch.dtype, capabilities: Capabilities
 ) -> None:
     """Prefill chunks and decode batches; caches written by the host."""
-    model, generation, kv_dtype = _generation(bench, gather, dtype, capabilities)
-    _check(model, generation, generation.gather(), dtype, kv_dtype)
+    model, generation, kv_dtype = _generation(bench, gather, dtype, capabilities, KVContract.GATHER)
+    _check(model, generation, generation.logits(), dtype, kv_dtype)
 
 
 def test_contracts_agree(
@@ -51,9 +55,8 @@ def test_contracts_agree(
     """Both contracts give the same logits for the same tokens."""
     if set(capabilities.kv_contracts) != set(KVContract):
         pytest.skip(f"the device declares only {', '.join(capabilities.kv_contracts)}")
-    _, generation, kv_dtype = _generation(bench, geometry, finest, capabilities)
-    paged = generation.paged()
-    _, other, _ = _generation(bench, geometry, finest, capabilities)
-    for left, right in zip(paged, other.gather(), strict=True):
+    _, paged, kv_dtype = _generation(bench, geometry, finest, capabilities, KVContract.PAGED)
+    _, gather, _ = _generation(bench, geometry, finest, capabilities, KVContract.GATHER)
+    for left, right in zip(paged.logits(), gather.logits(), strict=True):
         count = min(len(left), len(right))
         assert_close(torch.stack(left[:count]), torch.stack(right[:count]), finest, kv_dtype)

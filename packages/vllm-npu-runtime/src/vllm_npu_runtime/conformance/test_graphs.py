@@ -65,6 +65,21 @@ def test_rotary(bench: Bench, dtype: torch.dtype) -> None:
     assert_close(run(executable)["out"], rotary(x.float(), positions), dtype)
 
 
+def test_far_positions(bench: Bench, dtype: torch.dtype) -> None:
+    """Angles are float32 between products of any dtype: bfloat16 tells no 2999 from 3000."""
+    x, positions = torch.randn(8, 64).to(dtype), torch.tensor([0, 1, 257, 2999, 3000, 51, 4095, 9])
+    weight = (torch.randn(64, 64) / 8).to(dtype)
+
+    def turned(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        heads = linear(x, weight).view(8, 4, 16)
+        return linear(rotary(heads, positions).view(8, 64), weight)
+
+    executable = bench.compile(
+        lambda: {"out": turned(x, weight)}, {"x": x, "positions": positions}, {"weight": weight}
+    )
+    assert_close(run(executable)["out"], turned(x.float(), weight.float()), dtype)
+
+
 def test_embedding(bench: Bench, dtype: torch.dtype) -> None:
     """A lookup in a weight by integers, exact to the bit."""
     table, tokens = torch.randn(50, 16).to(dtype), torch.tensor([0, 49, 7, 7])

@@ -8,21 +8,27 @@ import pytest
 import torch
 
 from vllm_npu_runtime.conformance.bench import Bench
+from vllm_npu_runtime.conformance.caches import OPAQUE, new_cache
 from vllm_npu_runtime.conformance.kernels import Options, PagedKernel, Requests
 from vllm_npu_runtime.conformance.pages import GARBAGE, Geometry, Span
+from vllm_npu_runtime.device import Device
 from vllm_npu_runtime.drivers.base import Capabilities
+from vllm_npu_runtime.errors import ConfigurationError, UnsupportedOperatorError
 
 
 @pytest.fixture
-def requests(paged: Geometry, finest: torch.dtype, capabilities: Capabilities) -> Requests:
+def requests(device: Device, paged: Geometry, finest: torch.dtype) -> Requests:
     """Requests in the finest dtype."""
-    return make(paged, finest, capabilities)
+    return make(device, paged, finest)
 
 
-def make(geometry: Geometry, dtype: torch.dtype, capabilities: Capabilities) -> Requests:
-    """Requests whose cache has the model's dtype, or the best that the device has."""
-    listed = capabilities.kv_cache_dtypes
-    return Requests(geometry, dtype, dtype if dtype in listed else listed[0])
+def make(
+    device: Device, geometry: Geometry, dtype: torch.dtype, kv_dtype: torch.dtype | None = None
+) -> Requests:
+    """Requests whose cache has a dtype of its own, the model's, or the best of the device."""
+    listed = device.capabilities.kv_cache_dtypes
+    kv_dtype = kv_dtype or (dtype if dtype in listed else listed[0])
+    return Requests(geometry, dtype, kv_dtype, new_cache(device, geometry, dtype, kv_dtype))
 
 
 def test_prefill(bench: Bench, requests: Requests) -> None:
@@ -59,11 +65,11 @@ def test_chunked_prefill(bench: Bench, requests: Requests) -> None:
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_grouped_query(
-    bench: Bench, paged: Geometry, finest: torch.dtype, capabilities: Capabilities, groups: int
+    bench: Bench, device: Device, paged: Geometry, finest: torch.dtype, groups: int
 ) -> None:
     """All, two, or each of the query heads share a key/value head."""
     sizes = Geometry(paged.block_size, groups=groups)
-    requests = make(sizes, finest, capabilities)
+    requests = make(device, sizes, finest)
     requests.write(Span(1, 0, 18))
     PagedKernel(bench, requests, Options()).run(Span(0, 0, 6), Span(1, 18, 19))
 
@@ -77,10 +83,15 @@ def test_sliding_window(bench: Bench, requests: Requests, window: int) -> None:
     kernel.run(Span(0, 30, 31), Span(1, 30, 42), Span(2, 0, 3))
 
 
-def test_soft_cap(bench: Bench, requests: Requests) -> None:
-    """Scores are bent to within the cap before the softmax."""
+def test_soft_cap(bench: Bench, requests: Requests, capabilities: Capabilities) -> None:
+    """Scores are bent to within the cap before the softmax; a device that can't says so."""
+    options = Options(scale=0.5, soft_cap=3.0)
+    if not capabilities.soft_cap:
+        with pytest.raises(UnsupportedOperatorError, match="soft"):
+            PagedKernel(bench, requests, options)
+        return
     requests.write(Span(0, 0, 20))
-    kernel = PagedKernel(bench, requests, Options(scale=0.5, soft_cap=3.0))
+    kernel = PagedKernel(bench, requests, options)
     kernel.run(Span(0, 20, 21), Span(1, 0, 9))
 
 
@@ -97,8 +108,22 @@ def test_padding_is_finite(bench: Bench, requests: Requests) -> None:
     assert kernel.run().isfinite().all()
 
 
+def test_other_tokens_stay(bench: Bench, requests: Requests) -> None:
+    """A run with padding leaves what earlier runs wrote, in its own requests and in others."""
+    requests.write(Span(0, 0, 15))
+    requests.write(Span(1, 0, requests.geometry.block_size))
+    requests.write(Span(2, 0, 1))
+    kernel = PagedKernel(bench, requests, Options())
+    kernel.run(Span(0, 15, 17), Span(3, 0, 3))
+    kernel.run()
+    size = requests.geometry.block_size
+    kernel.run(Span(0, 17, 18), Span(1, size, size + 1), Span(2, 1, 2), Span(3, 3, 4))
+
+
 def test_only_new_tokens_are_written(bench: Bench, requests: Requests) -> None:
     """New keys and values are in their slots, and padding went nowhere but to block 0."""
+    if requests.opaque:
+        pytest.skip("only the driver knows where in its own layout a token lies")
     kernel = PagedKernel(bench, requests, Options())
     kernel.run(Span(0, 0, 3), Span(1, 0, 2))
     expected = torch.full_like(requests.cache, GARBAGE)
@@ -132,31 +157,55 @@ def test_shared_blocks(bench: Bench, requests: Requests) -> None:
 
 
 def test_reads_what_another_layer_wrote(bench: Bench, requests: Requests) -> None:
-    """Without keys and values nothing is written: the cache has them already."""
-    requests.write(Span(0, 0, 21))
-    requests.write(Span(1, 0, 5))
+    """Without keys and values nothing is written: the cache has them already.
+
+    The host wrote them. Where it can't, an attention before this one in the program did.
+    """
+    requests.write(Span(0, 0, 20 if requests.opaque else 21))
+    if not requests.opaque:
+        requests.write(Span(1, 0, 5))
     before = requests.cache.clone()
     kernel = PagedKernel(bench, requests, Options(), writes=False)
     kernel.run(Span(0, 20, 21), Span(1, 0, 5))
-    assert torch.equal(requests.cache, before)
+    assert requests.opaque or torch.equal(requests.cache, before)
 
 
-def test_dtypes(
-    bench: Bench, paged: Geometry, capabilities: Capabilities, dtype: torch.dtype
-) -> None:
+def test_dtypes(bench: Bench, device: Device, paged: Geometry, dtype: torch.dtype) -> None:
     """A mixed batch in every declared dtype."""
-    requests = make(paged, dtype, capabilities)
+    requests = make(device, paged, dtype)
     requests.write(Span(0, 0, 40))
     PagedKernel(bench, requests, Options()).run(Span(0, 40, 41), Span(1, 0, 11))
 
 
 def test_cache_dtypes(
-    bench: Bench, paged: Geometry, finest: torch.dtype, capabilities: Capabilities
+    bench: Bench, device: Device, paged: Geometry, finest: torch.dtype, capabilities: Capabilities
 ) -> None:
-    """A cache in every declared floating dtype, whatever the model's is."""
+    """A cache in every declared dtype, whatever the model's is.
+
+    The host can't write quantized numbers, so of those only an opaque cache is tried. With such
+    a cache a model's dtype may rule out some of the cache's, but none is ruled out by them all.
+    """
+    opaque = capabilities.kv_layout == OPAQUE
     for kv_dtype in capabilities.kv_cache_dtypes:
-        if not kv_dtype.is_floating_point:
+        if not kv_dtype.is_floating_point and not opaque:
             continue
-        requests = Requests(paged, finest, kv_dtype)
-        requests.write(Span(0, 0, 10))
-        PagedKernel(bench, requests, Options()).run(Span(0, 10, 11), Span(1, 0, 4))
+        tried = 0
+        for dtype in capabilities.dtypes if opaque else (finest,):
+            try:
+                requests = make(device, paged, dtype, kv_dtype)
+            except ConfigurationError:
+                _check_refused(bench, device, paged, dtype, kv_dtype)
+                continue
+            tried += 1
+            requests.write(Span(0, 0, 10))
+            PagedKernel(bench, requests, Options()).run(Span(0, 10, 11), Span(1, 0, 4))
+        assert tried, kv_dtype
+
+
+def _check_refused(
+    bench: Bench, device: Device, paged: Geometry, dtype: torch.dtype, kv_dtype: torch.dtype
+) -> None:
+    """A cache that has no size for a model can't be compiled for it either."""
+    cache = new_cache(device, paged, dtype, dtype)
+    with pytest.raises(ConfigurationError):
+        PagedKernel(bench, Requests(paged, dtype, kv_dtype, cache), Options())

@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from vllm_npu_runtime.conformance.bench import Bench, run
+from vllm_npu_runtime.conformance.caches import new_cache
+from vllm_npu_runtime.conformance.kernels import Options, PagedKernel, Requests
+from vllm_npu_runtime.conformance.pages import Geometry, Span
 from vllm_npu_runtime.device import Device
 from vllm_npu_runtime.drivers.base import CompileOptions, Executable
 from vllm_npu_runtime.errors import ConfigurationError
@@ -43,6 +46,25 @@ def test_loaded_runs_like_saved(
     loaded.bind({"x": x})
     torch.testing.assert_close(run(loaded)["out"], run(saved)["out"])
     loaded.close()
+
+
+def test_loaded_attention_runs_like_saved(
+    bench: Bench, device: Device, paged: Geometry, finest: torch.dtype, tmp_path: Path
+) -> None:
+    """On the cache that the saved one wrote to."""
+    listed = device.capabilities.kv_cache_dtypes
+    kv_dtype = finest if finest in listed else listed[0]
+    cache = new_cache(device, paged, finest, kv_dtype)
+    kernel = PagedKernel(bench, Requests(paged, finest, kv_dtype, cache), Options())
+    kernel.run(Span(0, 0, 13))
+    if not device.driver.save(kernel.executable, tmp_path):
+        pytest.skip("the driver saves no executables")
+    program = _without_graph(kernel.executable.program)
+    options = CompileOptions(kv_cache_dtype=kv_dtype)
+    kernel.executable = device.driver.load(program, device.info.name, tmp_path, options)
+    kernel.executable.bind({"cache": cache})
+    kernel.run(Span(0, 13, 20), Span(1, 0, 3))
+    kernel.executable.close()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing"])

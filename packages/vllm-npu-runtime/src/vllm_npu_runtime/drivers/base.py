@@ -217,6 +217,14 @@ class Driver(Protocol):
             ConfigurationError: the device can't keep such a cache.
         """
 
+    def host_threads(self, device: str, options: Mapping[str, object]) -> int | None:
+        """Threads of the host's processor that a run takes, beside PyTorch's; None: none.
+
+        Args:
+            device: as everywhere.
+            options: as in `CompileOptions.driver`.
+        """
+
     def compile(self, program: Program, device: str, options: CompileOptions) -> Executable:
         """Compile for a device.
 

@@ -10,7 +10,7 @@ Options (`CompileOptions.driver`) are those of `vllm_npu_runtime.openvino.option
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,6 +76,13 @@ class OpenVINODriver:
         """Read from the ports of a model compiled to find out."""
         require()
         return _kv_block_bytes(device, block, dtype)
+
+    def host_threads(self, device: str, options: Mapping[str, object]) -> int | None:
+        """On a CPU, one for each core unless the options say otherwise."""
+        from vllm_npu_runtime.openvino.config import host_threads
+        from vllm_npu_runtime.openvino.options import OpenVINOOptions
+
+        return host_threads(device, OpenVINOOptions.of(options))
 
     def compile(self, program: Program, device: str, options: CompileOptions) -> Executable:
         """Convert and compile; operators that don't convert go to the host.

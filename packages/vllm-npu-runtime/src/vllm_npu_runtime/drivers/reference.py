@@ -83,6 +83,10 @@ class ReferenceDriver:
         """Keys and values as they are."""
         return block.plain_bytes
 
+    def host_threads(self, device: str, options: Mapping[str, object]) -> int | None:
+        """None beside PyTorch's own."""
+        return None
+
     def compile(
         self, program: Program, device: str, options: CompileOptions
     ) -> ReferenceExecutable:

@@ -11,7 +11,7 @@ takes its estimated time).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -59,6 +59,10 @@ class SimDriver:
     def kv_block_bytes(self, device: str, block: KVBlock, dtype: torch.dtype) -> int:
         """Keys and values as they are."""
         return block.plain_bytes
+
+    def host_threads(self, device: str, options: Mapping[str, object]) -> int | None:
+        """None beside PyTorch's own."""
+        return None
 
     def compile(self, program: Program, device: str, options: CompileOptions) -> SimExecutable:
         """See `Driver.compile`; options are in this module's docstring.

@@ -67,6 +67,21 @@ def paged_attention(operands: Sequence[ov.Output], scale: float, window: int) ->
             *(each.output(0) for each in _unused()),
         ]
     )
+    attention.set_friendly_name(f"{attention.get_name()}:{kv_heads}:{size}")
+    _describe(attention)
+    return ops.reshape(attention.output(0), _longs([-1, heads, size]), False)
+
+
+def restore(model: ov.Model) -> None:
+    """Tell the attention of a model that was read from a file what no file keeps."""
+    for node in model.get_ops():
+        if node.get_type_name() == "PagedAttentionExtension":
+            _describe(node)
+
+
+def _describe(attention: ov.Node) -> None:
+    """Tell the plugin heads and their size, which stand in the name."""
+    kv_heads, size = map(int, attention.get_friendly_name().split(":")[-2:])
     # A rotation or eviction of blocks would need more; this is what the CPU plugin reads.
     for name, number in {
         "k_head_size": size,
@@ -75,7 +90,6 @@ def paged_attention(operands: Sequence[ov.Output], scale: float, window: int) ->
         "num_v_heads": kv_heads,
     }.items():
         attention.get_rt_info()[name] = number
-    return ops.reshape(attention.output(0), _longs([-1, heads, size]), False)
 
 
 class _Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ def compile_config(
         device: as OpenVINO names it.
         options: what the user chose.
         dtype: that the model computes in.
-        kv: of a paged cache; None: the model's.
+        kv: of a paged cache; None: the model's, or else the best that its arithmetic allows.
 
     Raises:
         ConfigurationError: an option of another device, or a cache that the precision forbids.
@@ -38,15 +39,15 @@ def compile_config(
     _check_device(kind, options)
     if kind == "NPU":
         return _npu(options)
-    precision = options.precision or NAMES[dtype]
+    precision = options.precision or _arithmetic(kind, dtype)
     config: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": precision,
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": "1",
     }
     if kind == "CPU":
-        kv = kv or dtype
         computed = next(each for each, name in NAMES.items() if name == precision)
+        kv = kv or (dtype if dtype in KV_DTYPES[computed] else KV_DTYPES[computed][0])
         if kv not in KV_DTYPES[computed]:
             allowed = ", ".join(NAMES[each] for each in KV_DTYPES[computed])
             raise ConfigurationError(
@@ -57,9 +58,21 @@ def compile_config(
             "KV_CACHE_PRECISION": NAMES[kv],
             "ENABLE_CPU_PINNING": options.pinning,
         }
-        if options.threads is not None:
-            config["INFERENCE_NUM_THREADS"] = options.threads
+        config["INFERENCE_NUM_THREADS"] = host_threads(device, options)
     return config
+
+
+def host_threads(device: str, options: OpenVINOOptions) -> int | None:
+    """Threads of the host that a run takes: as many as this process has cores, on a CPU."""
+    if device.split(".")[0] != "CPU":
+        return None
+    return options.threads or len(os.sched_getaffinity(0))
+
+
+def _arithmetic(kind: str, dtype: torch.dtype) -> str:
+    """What a model of a dtype computes in, unless the user says otherwise."""
+    # On CPU, PagedAttention in f16 gives garbage for several tokens of a request (2026.4.1).
+    return "f32" if kind == "CPU" and dtype is torch.float16 else NAMES[dtype]
 
 
 def dtype_of(program: Program) -> torch.dtype:
@@ -79,7 +92,10 @@ _NPU_ONLY = (
     "npuw_fold",
     "npuw_dcoff_type",
 )
-_OTHERS_ONLY = {"CPU": ("threads", "pinning", "precision", "keep_blob"), "GPU": ("precision", "keep_blob")}
+_OTHERS_ONLY = {
+    "CPU": ("threads", "pinning", "precision", "keep_blob"),
+    "GPU": ("precision", "keep_blob"),
+}
 
 
 def _check_device(kind: str, options: OpenVINOOptions) -> None:
@@ -90,7 +106,14 @@ def _check_device(kind: str, options: OpenVINOOptions) -> None:
             f"Options {', '.join(refused)} of driver 'openvino' are not for {kind}, which takes "
             f"{', '.join(allowed)}. Leave them out."
         )
-    if not options.npuw and (loose := sorted(n for n in options.model_fields_set if n.startswith("npuw_"))):
+    if kind == "CPU" and options.precision == "f16":
+        raise ConfigurationError(
+            "Option 'precision' of driver 'openvino' is 'f16', in which OpenVINO's attention is "
+            "wrong on CPU. Take 'f32' or 'bf16'."
+        )
+    if not options.npuw and (
+        loose := sorted(n for n in options.model_fields_set if n.startswith("npuw_"))
+    ):
         raise ConfigurationError(
             f"Options {', '.join(loose)} of driver 'openvino' need 'npuw': true."
         )

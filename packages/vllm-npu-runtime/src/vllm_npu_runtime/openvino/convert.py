@@ -14,8 +14,11 @@ from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from openvino.frontend.pytorch.utils import torch_tensor_to_ov_const
 
 from vllm_npu_runtime.errors import UnsupportedOperatorError
-from vllm_npu_runtime.openvino import attention
+from vllm_npu_runtime.openvino import attention, rotary
+from vllm_npu_runtime.openvino.angles import keep_angles
+from vllm_npu_runtime.openvino.devices import core
 from vllm_npu_runtime.openvino.functional import PureGraph
+from vllm_npu_runtime.openvino.split_products import part_of, whole_name
 
 
 class Unconverted(UnsupportedOperatorError):
@@ -39,7 +42,8 @@ def convert(pure: PureGraph) -> ov.Model:
         Unconverted: names the operators that are the reason.
     """
     frontend = FrontEndManager().load_by_framework("pytorch")
-    frontend.add_extension(ConversionExtension(attention.OPERATOR, attention.translate))
+    for own in (attention, rotary):
+        frontend.add_extension(ConversionExtension(own.OPERATOR, own.translate))
     decoder = TorchFXPythonDecoder(pure.graph)
     try:
         model = frontend.convert(frontend.load(decoder))
@@ -51,7 +55,7 @@ def convert(pure: PureGraph) -> ov.Model:
     # Fuses a weight's transposition into the product; done later, it would copy the weight.
     apply_moc_transformations(model, cf=False)
     model.validate_nodes_and_infer_types()
-    return model
+    return keep_angles(model, core())
 
 
 def with_weights(model: ov.Model, weights: Mapping[str, torch.Tensor]) -> ov.Model:
@@ -62,9 +66,9 @@ def with_weights(model: ov.Model, weights: Mapping[str, torch.Tensor]) -> ov.Mod
     whole = model.clone()
     for parameter in list(whole.get_parameters()):
         name = parameter.get_friendly_name()
-        if name not in weights:
+        if (whole_weight := weights.get(whole_name(name))) is None:
             continue
-        constant = torch_tensor_to_ov_const(weights[name], shared_memory=True)
+        constant = torch_tensor_to_ov_const(part_of(name, whole_weight), shared_memory=True)
         constant.set_friendly_name(name)
         for user in list(parameter.output(0).get_target_inputs()):
             user.replace_source_output(constant.output(0))
@@ -76,8 +80,9 @@ def with_weights(model: ov.Model, weights: Mapping[str, torch.Tensor]) -> ov.Mod
 def _named(report: str) -> frozenset[str]:
     """Operators named in a frontend's report of failure, as `aten.mm`."""
     found = re.findall(r"(?m)^-- (\S+) with a message|No translator found for: ?(\S+)", report)
-    listed = re.findall(r"(?:is failed for|translator found for): (.+)", report)
+    listed = re.findall(r"(?:is failed for|translator found for|for operations): (.+)", report)
     names = {each for pair in found for each in pair if each}
     names |= {each.strip() for line in listed for each in line.split(",")}
     plain = {".".join(each.replace("::", ".").split(".")[:2]) for each in names if each}
+    plain = {each.rstrip(".") for each in plain}
     return frozenset(plain) or frozenset({report.strip().splitlines()[-1]})

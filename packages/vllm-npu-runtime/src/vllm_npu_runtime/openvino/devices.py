@@ -19,7 +19,7 @@ PRECISIONS = {"FP32": torch.float32, "BF16": torch.bfloat16, "FP16": torch.float
 KV_DTYPES = {
     torch.float32: (torch.float32, torch.float16, torch.uint8, torch.uint4),
     torch.bfloat16: (torch.bfloat16, torch.uint8, torch.uint4),
-    torch.float16: (torch.float16, torch.uint8, torch.uint4),
+    torch.float16: (torch.float16, torch.float32, torch.uint8, torch.uint4),
 }
 
 

@@ -144,5 +144,3 @@ class OpenVINOExecutable:
             shared = Shared(tensor)
             self._request.set_tensor(self._ports[name], shared.ov)
             self._shared[name] = shared
-
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from vllm_npu_runtime.errors import UnsupportedOperatorError
 from vllm_npu_runtime.openvino import attention  # noqa: F401  (defines the operator)
 from vllm_npu_runtime.ops import encoder_attention, gather_attention
+from vllm_npu_runtime.openvino.rotary import fuse_rotary
+from vllm_npu_runtime.openvino.split_products import split_products
 from vllm_npu_runtime.program import Kind, Program, operator_name
 
 KEYS = "keys:"
@@ -26,11 +28,22 @@ _DECOMPOSED = [
     _aten._softmax,
     _aten.addmm,
     _aten.masked_fill.Scalar,
+    _aten.eye,
 ]
 
+
+def _contiguous(decomposition: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """The program was traced over contiguous results, and may view them as such."""
+
+    def decomposed(*operands: object, **options: object) -> torch.Tensor:
+        return decomposition(*operands, **options).contiguous()
+
+    return decomposed
+
+
 _OWN = {
-    torch.ops.vllm_npu.gather_attention.default: gather_attention.decomposition,
-    torch.ops.vllm_npu.encoder_attention.default: encoder_attention.decomposition,
+    torch.ops.vllm_npu.gather_attention.default: _contiguous(gather_attention.decomposition),
+    torch.ops.vllm_npu.encoder_attention.default: _contiguous(encoder_attention.decomposition),
 }
 
 
@@ -41,7 +54,7 @@ class PureGraph:
     Attributes:
         graph: placeholders in the order of `inputs`; its output is a tuple.
         inputs: names of the program's inputs. A paged KV cache stands there twice, as
-            ``keys:NAME`` and ``values:NAME``.
+            ``keys:NAME`` and ``values:NAME``, and rows of a weight as `split_products` says.
     """
 
     graph: torch.fx.GraphModule
@@ -66,7 +79,9 @@ def functional(program: Program) -> PureGraph:
             raise UnsupportedOperatorError(
                 f"Program '{program.name}' writes to one of its inputs, which OpenVINO can't."
             )
-    return PureGraph(graph, inputs)
+    fuse_rotary(graph)
+    weights = {each.name for each in program.inputs if each.kind is Kind.WEIGHT}
+    return PureGraph(graph, split_products(graph, inputs, weights))
 
 
 def _with_own_attention(program: Program) -> tuple[torch.fx.GraphModule, tuple[str, ...]]:

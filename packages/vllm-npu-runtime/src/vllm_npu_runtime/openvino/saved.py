@@ -11,9 +11,13 @@ from pathlib import Path
 import openvino as ov
 
 from vllm_npu_runtime.errors import ConfigurationError
+from vllm_npu_runtime.openvino.attention import restore
 from vllm_npu_runtime.openvino.devices import core
 from vllm_npu_runtime.openvino.executable import OpenVINOExecutable
-from vllm_npu_runtime.program import Program
+from vllm_npu_runtime.openvino.functional import KEYS, VALUES
+from vllm_npu_runtime.openvino.tensors import TYPES
+from vllm_npu_runtime.openvino.split_products import whole_name
+from vllm_npu_runtime.program import Binding, Program
 
 GRAPH = "model.xml"
 CONSTANTS = "model.bin"
@@ -42,12 +46,37 @@ def read(program: Program, directory: Path) -> ov.Model:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise ConfigurationError(f"{directory / GRAPH} can't be read: {reason}") from error
-    known = {binding.name for binding in program.inputs}
-    found = {each.get_friendly_name().split(":", 1)[-1] for each in model.get_parameters()}
-    whole = {each.get_friendly_name() for each in model.get_parameters()}
-    if not all(name in known or name in whole & known for name in found):
-        raise ConfigurationError(f"{directory / GRAPH} is of another program.")
+    restore(model)
+    _check(program, model, directory / GRAPH)
     return model
+
+
+def _check(program: Program, model: ov.Model, path: Path) -> None:
+    """Refuse a model with other inputs or outputs than the program's."""
+    wanted = {binding.name: binding for binding in program.inputs}
+    fits = len(model.outputs) == len(program.outputs)
+    for parameter in model.get_parameters():
+        name = parameter.get_friendly_name()
+        binding = wanted.get(whole_name(name.removeprefix(KEYS).removeprefix(VALUES)))
+        if binding is None:
+            fits = False
+        elif whole_name(name) != name:
+            rows, whole = parameter.output(0).get_partial_shape()[0], binding.shape[0]
+            fits &= whole is not None and rows.is_static and rows.get_length() <= whole
+        elif not name.startswith((KEYS, VALUES)):
+            fits &= _fits(parameter.output(0), binding)
+    for output, binding in zip(model.outputs, program.outputs, strict=False):
+        fits &= _fits(output, binding)
+    if not fits:
+        raise ConfigurationError(f"{path} is of another program.")
+
+
+def _fits(port: ov.Output, binding: Binding) -> bool:
+    shape = ov.PartialShape([-1 if each is None else each for each in binding.shape])
+    return (
+        port.get_element_type() == TYPES[binding.dtype][0]
+        and port.get_partial_shape().compatible(shape)
+    )
 
 
 def read_blob(directory: Path, device: str) -> ov.CompiledModel | None:

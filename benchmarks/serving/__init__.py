@@ -1,0 +1,1 @@
+"""Throughput of our platform beside its peers, in one run on one machine."""

@@ -1,0 +1,1 @@
+"""The engines that are compared; each module has a class `Contender`."""

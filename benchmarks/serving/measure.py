@@ -1,0 +1,177 @@
+"""One run: starts, then rounds in which the contenders take turns."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.serving.cases import Plan
+from benchmarks.serving.lineup import MACHINE, Entrant
+from benchmarks.serving.process import Child, Failed, cpu_seconds_of_all
+
+WARM_UP_ROUNDS = 2
+"""Not counted: some engines take two runs of a shape before they are at their speed."""
+
+Sample = dict[str, Any]
+
+
+def disturbed(child: Child, work: Callable[[], Sample]) -> Sample:
+    """What `work` returns, with `others`: the share of the machine's processor time that went to
+    anything but this contender meanwhile, the idle contenders included."""
+    begin, busy, own = time.perf_counter(), cpu_seconds_of_all(), child.cpu_seconds()
+    result = work()
+    seconds = time.perf_counter() - begin
+    foreign = (cpu_seconds_of_all() - busy) - (child.cpu_seconds() - own)
+    return {**result, "others": max(0.0, foreign / seconds / (psutil.cpu_count() or 1))}
+
+
+@dataclass
+class Run:
+    """The measuring of one plan.
+
+    Attributes:
+        scratch: for caches and logs.
+        quiet: most of the processor time that others may take in a good sample.
+        retries: how often a sample that others disturbed is taken again.
+        say: takes a line about progress.
+    """
+
+    plan: Plan
+    checkpoint: Path
+    scratch: Path
+    quiet: float
+    retries: int
+    say: Callable[[str], None]
+    children: dict[str, Child] = field(default_factory=dict)
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def limits(self) -> dict[str, Any]:
+        """Of the machine, the best of the attempts if others disturb it."""
+        best: Sample = {}
+        for _ in range(1 + self.retries):
+            sample = self._limits()
+            if not best or sample["others"] < best["others"]:
+                best = sample
+            if best["others"] <= self.quiet:
+                break
+        return best
+
+    def _limits(self) -> Sample:
+        child = self._spawn(MACHINE, self.scratch / "cache" / MACHINE.name)
+        try:
+            return disturbed(child, lambda: child.ask(do="limits", threads=self.plan.threads))
+        finally:
+            child.stop()
+
+    def start(self, entrant: Entrant) -> None:
+        """Start it from an empty cache and from the filled one, again and again; the last warm
+        process stays for the rounds."""
+        result: dict[str, Any] = {"starts": [], "samples": [], "variables": entrant.variables}
+        self.results[entrant.name] = result
+        try:
+            for attempt in range(self.plan.starts):
+                cache = self.scratch / "cache" / f"{entrant.name}-{attempt}"
+                shutil.rmtree(cache, ignore_errors=True)
+                for kind in ("cold", "warm"):
+                    self._stop(entrant.name)
+                    sample = self._started(entrant, cache)
+                    result["starts"].append({"kind": kind, **sample})
+                    self.say(
+                        f"{entrant.name}: {kind} start, engine {sample['engine_s']:.1f} s, "
+                        f"process {sample['process_s']:.1f} s"
+                    )
+        except Failed as failure:
+            self._drop(entrant.name, failure)
+
+    def _spawn(self, entrant: Entrant, cache: Path) -> Child:
+        log = self.scratch / "logs" / f"{entrant.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return Child(entrant, cache, log, self.plan.threads)
+
+    def _started(self, entrant: Entrant, cache: Path) -> Sample:
+        room = {
+            name: getattr(self.plan, name)
+            for name in ("max_model_len", "max_num_seqs", "kv_cache_gib", "threads")
+        }
+        begin = time.perf_counter()
+        child = self.children[entrant.name] = self._spawn(entrant, cache)
+        (prompt,) = self.plan.prompts(1, seed=0)
+        question = {"checkpoint": str(self.checkpoint), "room": room, "prompt": prompt}
+        sample = disturbed(child, lambda: child.ask(do="start", **question))
+        return {**sample, "process_s": time.perf_counter() - begin}
+
+    def rounds(self) -> None:
+        """All contenders in turn, another one first each time, case by case."""
+        for number in range(-WARM_UP_ROUNDS, self.plan.rounds):
+            for batch in self.plan.batches:
+                prompts = self.plan.prompts(batch, seed=1000 * (number + 10) + batch)
+                names = list(self.children)
+                shift = number % max(len(names), 1)
+                for name in names[shift:] + names[:shift]:
+                    self._turn(name, number, batch, prompts)
+            self.say(f"round {number + 1} of {self.plan.rounds}")
+
+    def _turn(self, name: str, number: int, batch: int, prompts: list[list[int]]) -> None:
+        child = self.children[name]
+        for _ in range(1 + (self.retries if number >= 0 else 0)):
+            try:
+                sample = disturbed(child, lambda: self._pair(child, prompts))
+            except Failed as failure:
+                self._drop(name, failure)
+                return
+            if number >= 0:
+                self.results[name]["samples"].append({"round": number, "batch": batch, **sample})
+            if sample["others"] <= self.quiet:
+                return
+
+    def _pair(self, child: Child, prompts: list[list[int]]) -> Sample:
+        """One new token for each prompt, and then all of them: apart, the time of decoding."""
+        one = child.ask(do="generate", prompts=prompts, new_tokens=1)
+        all_ = child.ask(do="generate", prompts=prompts, new_tokens=self.plan.new_tokens)
+        device = None
+        if one["device_seconds"] is not None:
+            device = all_["device_seconds"] - one["device_seconds"]
+        return {
+            "prefill_s": one["seconds"],
+            "decode_s": all_["seconds"] - one["seconds"],
+            "decode_device_s": device,
+            "first": one["first"],
+        }
+
+    def _drop(self, name: str, failure: Failed) -> None:
+        self.say(f"{name} failed: {failure}")
+        self.results[name]["error"] = str(failure)
+        self._stop(name)
+
+    def _stop(self, name: str) -> None:
+        if (child := self.children.pop(name, None)) is not None:
+            self.results[name]["peak_bytes"] = child.peak_bytes or None
+            child.stop()
+
+    def close(self) -> None:
+        """End all processes, noting their peaks of memory."""
+        for name in list(self.children):
+            self._stop(name)
+
+
+def measure(run: Run, entrants: Sequence[Entrant]) -> dict[str, Any]:
+    """Limits of the machine and every contender's results; no process is left behind."""
+    run.say("limits of the machine")
+    limits = run.limits()
+    run.say(
+        f"reads {limits['read_bytes_per_s'] / 1e9:.1f} GB/s, multiplies "
+        f"{limits['gemm_flops'] / 1e9:.0f} GFLOP/s, others took {100 * limits['others']:.0f} %"
+    )
+    try:
+        for entrant in entrants:
+            run.start(entrant)
+        run.rounds()
+    finally:
+        run.close()
+    return {"limits": limits, "contenders": run.results}

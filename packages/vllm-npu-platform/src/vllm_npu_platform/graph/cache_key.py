@@ -1,0 +1,81 @@
+"""What a compiled graph depends on, known before anything is traced."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+import vllm
+import vllm.envs
+from vllm_npu_runtime.compile_cache import CacheKey, CompileCache, cache_directory, enabled
+
+from vllm_npu_platform import __version__
+from vllm_npu_platform.graph.shapes import contract_of, graph_shapes
+from vllm_npu_platform.kv_cache import is_opaque, kv_dtype
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+    from vllm_npu_platform.target import Target
+
+# They change neither a graph nor how it is compiled.
+_IRRELEVANT = {"device", "strict", "warm_up", "run_timeout"}
+
+
+def compile_cache(config: VllmConfig, target: Target) -> CompileCache | None:
+    """The cache of this configuration's graphs; None where caching is switched off."""
+    if not enabled():
+        return None
+    return CompileCache(cache_directory(), cache_key(config, target))
+
+
+def cache_key(config: VllmConfig, target: Target) -> CacheKey:
+    """Everything that a graph of this configuration depends on.
+
+    Weights aren't in it: a saved graph takes them from the checkpoint.
+    """
+    model, cache = config.model_config, config.cache_config
+    device, driver = target.device.info.name, target.device.driver
+    parts: dict[str, Any] = {
+        "model": model.model,
+        "architectures": list(model.architectures),
+        "dtype": _name(model.dtype),
+        "device": target.device.name,
+        "driver": driver.fingerprint(device),
+        "settings": target.settings.model_dump(mode="json", exclude=_IRRELEVANT),
+        "contract": str(contract_of(target, config)),
+        "shapes": [repr(shape) for shape in graph_shapes(config, target)],
+        "kv_cache": {
+            "dtype": _name(kv_dtype(config, target)),
+            "block_size": cache.block_size,
+            # A cache in the driver's own layout may have any number of blocks.
+            "blocks": None if is_opaque(config, target) else cache.num_gpu_blocks,
+        },
+        "max_model_len": model.max_model_len,
+        "speculation": _speculation(config),
+        "rank": [config.parallel_config.rank, config.parallel_config.world_size],
+        "vllm": [vllm.__version__, config.compute_hash(), _environment()],
+        "torch": torch.__version__,
+        "platform": __version__,
+    }
+    return CacheKey(parts)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _speculation(config: VllmConfig) -> list[str] | None:
+    speculation = config.speculative_config
+    if speculation is None:
+        return None
+    draft = speculation.draft_model_config
+    return [str(speculation.method), draft.compute_hash() if draft is not None else ""]
+
+
+def _environment() -> str:
+    """Digest of vLLM's variables that may change its model code's path; ours are settings."""
+    factors = vllm.envs.compile_factors()
+    known = sorted((key, str(value)) for key, value in factors.items() if "VLLM_NPU_" not in key)
+    return hashlib.sha256(repr(known).encode()).hexdigest()[:16]

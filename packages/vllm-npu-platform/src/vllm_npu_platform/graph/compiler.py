@@ -1,0 +1,103 @@
+"""Compile a function of the model for the device, or take what an earlier start compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+from vllm_npu_runtime.compile_cache import CompileCache
+
+from vllm_npu_platform.kv_cache import is_opaque, kv_dtype
+from vllm_npu_runtime.capture import Named, capture, module_tensors
+from vllm_npu_runtime.drivers.base import CompileOptions
+from vllm_npu_runtime.errors import BadShapeError, ConfigurationError
+from vllm_npu_runtime.ops.table import decompositions_for
+from vllm_npu_runtime.program import Binding, Kind, Program
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+    from vllm_npu_platform.target import Target
+    from vllm_npu_runtime.drivers.base import Executable
+
+Function = Callable[[], Mapping[str, torch.Tensor]]
+
+
+class Compiler:
+    """Compiles for one device with one configuration.
+
+    Args:
+        vllm_config: of the engine.
+        target: device and settings.
+        cache: what earlier starts compiled; None: nothing is kept.
+    """
+
+    def __init__(
+        self, vllm_config: VllmConfig, target: Target, cache: CompileCache | None = None
+    ) -> None:
+        self.target = target
+        self.cache = cache
+        self._device = target.device
+        self._options = CompileOptions(
+            timeout=target.settings.run_timeout,
+            kv_cache_dtype=kv_dtype(vllm_config, target)
+            if is_opaque(vllm_config, target)
+            else None,
+            driver=target.settings.driver_options,
+        )
+
+    def compile(
+        self, name: str, function: Function, inputs: Iterable[Named], model: torch.nn.Module
+    ) -> tuple[Executable, bool]:
+        """An executable with nothing but its weights bound.
+
+        Args:
+            name: of the graph, unique within the configuration.
+            function: see `capture`.
+            inputs: everything that it reads beside the model's own tensors.
+            model: whose parameters and buffers are the weights.
+
+        Returns:
+            The executable, and whether it was loaded rather than compiled.
+        """
+        with self._lock(name):
+            if (loaded := self._load(name, model)) is not None:
+                return loaded, True
+            tensors = [*inputs, *module_tensors(model)]
+            replaced = decompositions_for(self._device.capabilities)
+            program = capture(name, function, tensors, replaced)
+            made = self._device.driver.compile(program, self._device.info.name, self._options)
+            if self.cache is not None:
+                self.cache.save(
+                    name, program, lambda directory: self._device.driver.save(made, directory)
+                )
+            return made, False
+
+    def _lock(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext() if self.cache is None else self.cache.lock(name)
+
+    def _load(self, name: str, model: torch.nn.Module) -> Executable | None:
+        if self.cache is None or (saved := self.cache.find(name)) is None:
+            return None
+        program = saved.program()
+        weights = _weights(program, model)
+        if weights is None:
+            return None
+        whole = Program(program.name, program.graph, program.inputs, program.outputs, weights)
+        device = self._device
+        try:
+            return device.driver.load(whole, device.info.name, saved.directory, self._options)
+        except (ConfigurationError, BadShapeError) as error:
+            self.cache.discard(name, str(error))
+            return None
+
+
+def _weights(program: Program, model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
+    """The model's tensors that a saved program takes; None if it takes what there isn't."""
+    known = {item.name: item.tensor for item in module_tensors(model)}
+    wanted: dict[str, Binding] = program.named(Kind.WEIGHT)
+    if not all(name in known and each.fits(known[name]) for name, each in wanted.items()):
+        return None
+    return {name: known[name] for name in wanted}

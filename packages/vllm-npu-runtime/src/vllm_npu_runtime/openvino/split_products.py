@@ -1,0 +1,158 @@
+"""Products that are cut into columns at once, as several products.
+
+vLLM keeps the weights of query, key and value in one matrix, and those of gate and up in another,
+and cuts the product. OpenVINO fuses what follows with products of their own, and needn't copy
+columns. A part of a weight is rows of the same memory, so nothing is copied for it either.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+_aten = torch.ops.aten
+_PART = re.compile(r"(?P<name>.*)\[(?P<begin>\d+):(?P<end>\d+)\]")
+
+
+def part_name(name: str, begin: int, end: int) -> str:
+    """How an input is called that is rows of a weight."""
+    return f"{name}[{begin}:{end}]"
+
+
+def whole_name(name: str) -> str:
+    """The weight that an input is, or is rows of."""
+    found = _PART.fullmatch(name)
+    return found["name"] if found else name
+
+
+def part_of(name: str, weight: torch.Tensor) -> torch.Tensor:
+    """The rows of `weight` that an input called `name` is; all of them for its plain name."""
+    found = _PART.fullmatch(name)
+    return weight[int(found["begin"]) : int(found["end"])] if found else weight
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Columns that somebody takes of a product."""
+
+    taken: torch.fx.Node
+    begin: int
+    end: int
+
+
+def split_products(
+    module: torch.fx.GraphModule, inputs: Sequence[str], weights: set[str]
+) -> tuple[str, ...]:
+    """Rewrite a graph's products; returns its inputs' names, parts of weights included.
+
+    Args:
+        module: rewritten in place.
+        inputs: names of its placeholders.
+        weights: those of them that are weights.
+    """
+    graph = module.graph
+    placeholders = graph.find_nodes(op="placeholder")
+    names = dict(zip(placeholders, inputs, strict=True))
+    held = {node for node, name in names.items() if name in weights}
+    for product in graph.find_nodes(op="call_function", target=_aten.mm.default):
+        weight = _weight(product, held)
+        if weight is None:
+            continue
+        biased = _biased(product, held)
+        result = product if biased is None else biased[0]
+        cuts = _cuts(result)
+        if cuts is None:
+            continue
+        for cut in cuts:
+            with graph.inserting_before(result):
+                part = _part(graph, weight, cut, names)
+                transposed = graph.call_function(_aten.t.default, (part,))
+                own = graph.call_function(_aten.mm.default, (product.args[0], transposed))
+                if biased is not None:
+                    bias = _part(graph, biased[1], cut, names)
+                    own = graph.call_function(_aten.add.Tensor, (own, bias))
+            own.meta["val"] = cut.taken.meta["val"]
+            cut.taken.replace_all_uses_with(own)
+    graph.eliminate_dead_code()
+    for node in list(names):
+        if not node.users and node in held:
+            graph.erase_node(node)
+            del names[node]
+    module.recompile()
+    return tuple(names[node] for node in graph.find_nodes(op="placeholder"))
+
+
+def _weight(product: torch.fx.Node, held: set[torch.fx.Node]) -> torch.fx.Node | None:
+    """The weight W of ``x @ W.t()``."""
+    transposed = product.args[1]
+    if not _is(transposed, _aten.t.default) or transposed.args[0] not in held:
+        return None
+    weight: torch.fx.Node = transposed.args[0]
+    return weight
+
+
+def _biased(
+    product: torch.fx.Node, held: set[torch.fx.Node]
+) -> tuple[torch.fx.Node, torch.fx.Node] | None:
+    """The sum of a product and a bias, and the bias, if that is all that becomes of it."""
+    if len(product.users) != 1:
+        return None
+    (user,) = product.users
+    if not _is(user, _aten.add.Tensor) or user.kwargs:
+        return None
+    other = user.args[1] if user.args[0] is product else user.args[0]
+    return (user, other) if other in held and other.meta["val"].dim() == 1 else None
+
+
+def _cuts(result: torch.fx.Node) -> list[_Cut] | None:
+    """Every column range that is taken of `result`; None if it is used in another way."""
+    width = result.meta["val"].shape[1]
+    cuts: list[_Cut] = []
+    for user in result.users:
+        if _is(user, _aten.slice.Tensor):
+            given = dict(zip(("x", "dim", "start", "end", "step"), user.args, strict=False))
+            begin, end = given.get("start") or 0, given.get("end", width)
+            if given.get("dim", 0) not in (1, -1) or given.get("step", 1) != 1:
+                return None
+            if not isinstance(begin, int) or not isinstance(end, int) or begin < 0 or end < 0:
+                return None
+            cuts.append(_Cut(user, begin, min(end, width)))
+        elif _is(user, _aten.split_with_sizes.default):
+            _, sizes, *axis = user.args
+            if axis not in ([1], [-1]) or not all(isinstance(size, int) for size in sizes):
+                return None
+            for taken in user.users:
+                if not _is(taken, operator.getitem):
+                    return None
+                begin = sum(sizes[: taken.args[1]])
+                cuts.append(_Cut(taken, begin, begin + sizes[taken.args[1]]))
+        else:
+            return None
+    return cuts if any(cut.end - cut.begin < width for cut in cuts) else None
+
+
+def _part(
+    graph: torch.fx.Graph,
+    weight: torch.fx.Node,
+    cut: _Cut,
+    names: dict[torch.fx.Node, str],
+) -> torch.fx.Node:
+    """An input that is rows of a weight; one for all who take the same rows."""
+    name = part_name(names[weight], cut.begin, cut.end)
+    for node, known in names.items():
+        if known == name:
+            return node
+    last = graph.find_nodes(op="placeholder")[-1]
+    with graph.inserting_after(last):
+        node = graph.placeholder(f"{weight.name}_{cut.begin}_{cut.end}")
+    node.meta["val"] = weight.meta["val"][cut.begin : cut.end]
+    names[node] = name
+    return node
+
+
+def _is(node: object, target: object) -> bool:
+    return isinstance(node, torch.fx.Node) and node.target is target

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 DEMO_MODEL = ROOT / "examples" / "sonnets" / "model"
-CONTRACTS = ("paged", "gather")
-
 # Few buckets, as each costs a start a second; uneven ones, so that every batch is padded.
 NPU: dict[str, Any] = {
     "strict": True,
@@ -41,6 +39,14 @@ NPU: dict[str, Any] = {
     "prefill_chunk_bucket": {"strategy": "exponential", "step": 8, "limit": 2},
     "prefill_chunk_size": 96,
 }
+# What an engine is tested with: the reference under either KV contract, and OpenVINO as users get
+# it: paged, with one graph for any number of tokens.
+CONTRACTS: dict[str, dict[str, Any]] = {
+    "paged": {**NPU, "kv_contract": "paged"},
+    "gather": {**NPU, "kv_contract": "gather"},
+    "openvino": {"strict": True},
+}
+DEVICES = {"openvino": "openvino:CPU"}
 ENGINE: dict[str, Any] = {
     "dtype": "float32",
     "max_model_len": 1024,
@@ -83,7 +89,7 @@ class Engines:
 
         Args:
             name: of the tiny model, or "demo".
-            contract: KV contract.
+            contract: a key of `CONTRACTS`.
             npu: settings of ours over the ones above.
             options: of vLLM over the ones above.
         """
@@ -92,10 +98,11 @@ class Engines:
         key = repr((name, contract, npu, sorted(options.items(), key=str)))
         if key not in self._running:
             path = DEMO_MODEL if name == "demo" else self._model(name)
-            settings = {**NPU, "kv_contract": contract, **(npu or {})}
-            additional = {"npu": settings}
+            additional = {"npu": {**CONTRACTS[contract], **(npu or {})}}
             options = {**ENGINE, **options}
-            self._running[key] = LLM(str(path), additional_config=additional, **options)
+            device = DEVICES.get(contract, os.environ["VLLM_NPU_DEVICE"])
+            with patch.dict(os.environ, VLLM_NPU_DEVICE=device):
+                self._running[key] = LLM(str(path), additional_config=additional, **options)
         return self._running[key]
 
     def stop_all(self) -> None:
@@ -119,5 +126,5 @@ def engines(tiny_model: Callable[[str], Path]) -> Iterator[Engines]:
 
 @pytest.fixture(params=CONTRACTS, scope="session")
 def contract(request: pytest.FixtureRequest) -> str:
-    """Each KV contract in turn. Its scope has pytest run the tests of one after the other's."""
+    """Each of `CONTRACTS` in turn. Its scope has pytest run the tests of one after the other's."""
     return str(request.param)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import vllm
 import vllm.envs
-from vllm_npu_runtime.compile_cache import CacheKey, CompileCache, cache_directory, enabled
+from vllm_npu_runtime.compile_cache.key import CacheKey
+from vllm_npu_runtime.compile_cache.location import cache_directory, enabled
+from vllm_npu_runtime.compile_cache.store import CompileCache
 
 from vllm_npu_platform import __version__
 from vllm_npu_platform.graph.shapes import contract_of, graph_shapes

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
-from vllm_npu_runtime.compile_cache import CompileCache
+from vllm_npu_runtime.compile_cache.store import CompileCache
 
 from vllm_npu_platform.kv_cache import is_opaque, kv_dtype
 from vllm_npu_runtime.capture import Named, capture, module_tensors
@@ -81,7 +81,7 @@ class Compiler:
     def _load(self, name: str, model: torch.nn.Module) -> Executable | None:
         if self.cache is None or (saved := self.cache.find(name)) is None:
             return None
-        program = saved.program()
+        program = saved.program
         weights = _weights(program, model)
         if weights is None:
             return None

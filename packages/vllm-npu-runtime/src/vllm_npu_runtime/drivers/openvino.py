@@ -136,7 +136,8 @@ def _whole(program: Program, device: str, options: CompileOptions) -> Executable
 def _in_pieces(
     program: Program, left: frozenset[str], device: str, options: CompileOptions
 ) -> Executable:
-    pieces = partition(program, lambda node: operator_name(node) not in left)
+    # What gives nothing only checks something, and the converter would leave it out.
+    pieces = partition(program, lambda node: bool(node.users) and operator_name(node) not in left)
     return PartitionedExecutable(program, pieces, lambda piece: _whole(piece, device, options))
 
 

@@ -49,7 +49,10 @@ def convert(pure: PureGraph) -> ov.Model:
         model = frontend.convert(frontend.load(decoder))
     except OpConversionFailure as failure:
         raise Unconverted(_named(str(failure))) from None
-    for parameter, name in zip(model.get_parameters(), pure.inputs, strict=True):
+    placeholders = pure.graph.graph.find_nodes(op="placeholder")
+    names = {node.name: name for node, name in zip(placeholders, pure.inputs, strict=True)}
+    for parameter in model.get_parameters():  # those that are read
+        name = names[parameter.get_friendly_name()]
         parameter.set_friendly_name(name)
         parameter.get_output_tensor(0).set_names({name})
     # Fuses a weight's transposition into the product; done later, it would copy the weight.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from threading import Lock
 
 import openvino as ov
 import torch
@@ -50,6 +51,8 @@ class OpenVINOExecutable:
         self._bound = Bound(program)
         self._weights = dict(program.weights)
         self._shared: dict[str, object] = {}
+        # Tensors that OpenVINO can't look at as they lie, with the copies that runs renew.
+        self._strided: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._paged = {
             parameter.get_friendly_name().removeprefix(KEYS)
             for parameter in model.get_parameters()
@@ -57,6 +60,8 @@ class OpenVINOExecutable:
         }
         self.compiled: ov.CompiledModel | None = blob
         self._request: ov.InferRequest | None = None
+        self._lock = Lock()
+        self._timed_out = False
         self._ports: dict[str, ov.ConstOutput] = {}
         self._results: list[torch.Tensor | None] = []
         self._set_up()
@@ -74,17 +79,26 @@ class OpenVINOExecutable:
         if weights:
             self._weights |= weights
             self.compiled = self._request = None
+            self._timed_out = False
         for name in tensors.keys() - weights.keys():
             self._attach(name, tensors[name])
 
     def run(self) -> Sequence[torch.Tensor]:
-        """See `Executable.run`."""
+        """See `Executable.run`. Several threads may call it; they take turns."""
+        with self._lock:
+            return self._run()
+
+    def _run(self) -> Sequence[torch.Tensor]:
         arguments = self._bound.arguments()
+        if self._timed_out:
+            self._let_go()
         if self._request is None:
             self._set_up()
             for binding, tensor in zip(self.program.inputs, arguments, strict=True):
                 if binding.kind is not Kind.WEIGHT:
                     self._attach(binding.name, tensor)
+        for strided, copy in self._strided.values():
+            copy.copy_(strided)
         with typed(f"Running '{self.program.name}'"):
             if self._timeout is None:
                 self._request.infer(share_inputs=True, share_outputs=True)
@@ -92,6 +106,7 @@ class OpenVINOExecutable:
                 self._request.start_async()
                 if not self._request.wait_for(int(self._timeout * 1000)):
                     self._request.cancel()
+                    self._timed_out = True
                     raise DeviceTimeoutError(
                         f"'{self.program.name}' ran for more than {self._timeout} s."
                     )
@@ -107,11 +122,25 @@ class OpenVINOExecutable:
     def close(self) -> None:
         """See `Executable.close`."""
         self._request = self.compiled = None
+        self._timed_out = False
         self._ports.clear()
         self._results.clear()
         self._shared.clear()
+        self._strided.clear()
         self._weights.clear()
         self._bound.clear()
+
+    def _let_go(self) -> None:
+        """Give up a request that was cancelled, once it has come to an end."""
+        assert self._request is not None and self._timeout is not None
+        try:
+            ended = self._request.wait_for(int(self._timeout * 1000))
+        except RuntimeError:  # says that it was cancelled
+            ended = True
+        if not ended:
+            raise DeviceTimeoutError(f"'{self.program.name}' hasn't ended since it was cancelled.")
+        self._request = None
+        self._timed_out = False
 
     def _set_up(self) -> None:
         """Compile what isn't compiled, and make the request with its outputs."""
@@ -141,6 +170,10 @@ class OpenVINOExecutable:
             self._request.set_tensor(values, caches.values)
             self._shared[name] = caches
         elif name in self._ports:
+            self._strided.pop(name, None)
+            if not tensor.is_contiguous():
+                self._strided[name] = (tensor, torch.empty(tensor.shape, dtype=tensor.dtype))
+                tensor = self._strided[name][1]
             shared = Shared(tensor)
             self._request.set_tensor(self._ports[name], shared.ov)
             self._shared[name] = shared

@@ -3,9 +3,10 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
+from vllm_npu_runtime.compile_cache.location import cache_directory
 from vllm_npu_runtime.doctor.environment import Environment
 from vllm_npu_runtime.doctor.result import Result, error, ok, warning
 from vllm_npu_runtime.doctor.sizes import in_words
@@ -15,7 +16,7 @@ ROOM = 2**30
 
 def check(environment: Environment) -> Iterator[Result]:
     """Write where the cache is, or where its directory would be made."""
-    path = directory(environment.variables)
+    path = cache_directory(environment.variables)
     there = next(place for place in (path, *path.parents) if os.path.exists(place))
     problem = _problem(there)
     if problem:
@@ -33,15 +34,6 @@ def check(environment: Environment) -> Iterator[Result]:
         )
     else:
         yield ok(detail)
-
-
-def directory(variables: Mapping[str, str]) -> Path:
-    """Where the compile cache is, as vLLM finds the root of its caches."""
-    home = variables.get("HOME") or os.path.expanduser("~")
-    root = variables.get("VLLM_CACHE_ROOT") or os.path.join(
-        variables.get("XDG_CACHE_HOME") or os.path.join(home, ".cache"), "vllm"
-    )
-    return Path(root.replace("~", home, 1) if root.startswith("~/") else root).absolute() / "npu"
 
 
 def _problem(place: Path) -> str:

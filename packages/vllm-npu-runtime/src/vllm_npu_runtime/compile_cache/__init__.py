@@ -1,0 +1,1 @@
+"""Compiled graphs kept on disk for the next start."""

@@ -4,7 +4,7 @@ Operators that compute are *anchors*. They keep the program's order, so that wha
 place is written before it is read, and every run of anchors on one side, device or host, is a
 piece. The rest travels: a view is made anew in every piece that looks through it, so that a
 piece always receives the whole tensor and writes reach it; a tensor made of nothing (zeros, a
-range) is made in the first piece that uses it.
+range) is made in the first piece that uses it. A varying extent is read anew in every piece.
 """
 
 from __future__ import annotations
@@ -29,7 +29,13 @@ _SHAPE_READERS = {
 
 def is_anchor(node: Node) -> bool:
     """Whether a node computes, so that it matters who runs it."""
-    return node.op == "call_function" and not is_view(node) and not _is_creation(node)
+    travels = is_view(node) or is_extent(node) or _is_creation(node)
+    return node.op == "call_function" and not travels
+
+
+def is_extent(node: Node) -> bool:
+    """Whether a node gives a varying extent, or what is computed from such, and no tensor."""
+    return isinstance(node.meta.get("val"), torch.SymInt)
 
 
 def is_view(node: Node) -> bool:
@@ -63,7 +69,7 @@ def place(graph: Graph, on_device: Callable[[Node], bool]) -> tuple[dict[Node, i
     for node in reversed(list(graph.nodes)):
         if node.op != "call_function" or node in pieces:
             continue
-        if is_view(node):
+        if is_view(node) or is_extent(node):
             _copy_into_users(graph, node, pieces, written)
         else:
             pieces[node] = min((pieces[user] for user in node.users if user in pieces), default=0)
@@ -92,7 +98,7 @@ def _place_anchors(
 def _copy_into_users(
     graph: Graph, view: Node, pieces: dict[Node, int], written: dict[Node, int]
 ) -> None:
-    """Replace a view by one copy in every piece that uses it."""
+    """Replace a view, or an extent, by one copy in every piece that uses it."""
     copies: dict[int, Node] = {}
     for user in list(view.users):
         if user.op == "output":

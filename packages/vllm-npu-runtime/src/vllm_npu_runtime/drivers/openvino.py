@@ -25,6 +25,7 @@ from vllm_npu_runtime.drivers.base import (
     Executable,
     KVBlock,
 )
+from vllm_npu_runtime.errors import BadShapeError
 from vllm_npu_runtime.openvino.requirement import require
 from vllm_npu_runtime.partition import partition
 from vllm_npu_runtime.partitioned import PartitionedExecutable
@@ -32,6 +33,8 @@ from vllm_npu_runtime.program import Program, operator_name
 
 if TYPE_CHECKING:
     import openvino as ov
+
+    from vllm_npu_runtime.openvino.options import OpenVINOOptions
 
 _logger = logging.getLogger("vllm.npu")
 
@@ -89,9 +92,16 @@ class OpenVINODriver:
 
         Raises:
             UnsupportedOperatorError, OutOfMemoryError, ConfigurationError: see `Driver.compile`.
+            BadShapeError: a size that varies, on an NPU.
         """
         require()
         from vllm_npu_runtime.openvino.convert import Unconverted
+
+        if device.startswith("NPU") and not program.static:
+            raise BadShapeError(
+                f"openvino:{device} runs static shapes only; a size of program '{program.name}' "
+                "varies. Capture it with every size fixed."
+            )
 
         left: frozenset[str] = frozenset()
         while True:
@@ -121,16 +131,21 @@ class OpenVINODriver:
         """Compile a graph that was converted before, or take the compiled model."""
         require()
         from vllm_npu_runtime.openvino import saved
+        from vllm_npu_runtime.openvino.options import OpenVINOOptions
 
         model = saved.read(program, directory)
-        return _executable(program, model, device, options, saved.read_blob(directory, device))
+        keeps = _keeps_blob(OpenVINOOptions.of(options.driver), device)
+        blob = saved.read_blob(directory, device) if keeps else None
+        return _executable(program, model, device, options, blob)
 
 
-def _whole(program: Program, device: str, options: CompileOptions) -> Executable:
+def _whole(
+    program: Program, device: str, options: CompileOptions, is_piece: bool = False
+) -> Executable:
     from vllm_npu_runtime.openvino.convert import convert
     from vllm_npu_runtime.openvino.functional import functional
 
-    return _executable(program, convert(functional(program)), device, options)
+    return _executable(program, convert(functional(program, is_piece)), device, options)
 
 
 def _in_pieces(
@@ -138,7 +153,7 @@ def _in_pieces(
 ) -> Executable:
     # What gives nothing only checks something, and the converter would leave it out.
     pieces = partition(program, lambda node: bool(node.users) and operator_name(node) not in left)
-    return PartitionedExecutable(program, pieces, lambda piece: _whole(piece, device, options))
+    return PartitionedExecutable(program, pieces, lambda piece: _whole(piece, device, options, True))
 
 
 def _executable(
@@ -161,8 +176,12 @@ def _executable(
         with typed(f"Compiling '{program.name}' for openvino:{device}"):
             return core().compile_model(whole, device, config)
 
-    keep_blob = chosen.keep_blob if chosen.keep_blob is not None else device.startswith("NPU")
+    keep_blob = _keeps_blob(chosen, device)
     return OpenVINOExecutable(program, model, compile_model, options.timeout, blob, keep_blob)
+
+
+def _keeps_blob(options: OpenVINOOptions, device: str) -> bool:
+    return device.startswith("NPU") if options.keep_blob is None else options.keep_blob
 
 
 @cache

@@ -18,6 +18,7 @@ from vllm_npu_runtime.openvino import attention, rotary
 from vllm_npu_runtime.openvino.angles import keep_angles
 from vllm_npu_runtime.openvino.devices import core
 from vllm_npu_runtime.openvino.functional import PureGraph
+from vllm_npu_runtime.openvino.operators import TRANSLATORS
 from vllm_npu_runtime.openvino.split_products import part_of, whole_name
 
 
@@ -42,8 +43,9 @@ def convert(pure: PureGraph) -> ov.Model:
         Unconverted: names the operators that are the reason.
     """
     frontend = FrontEndManager().load_by_framework("pytorch")
-    for own in (attention, rotary):
-        frontend.add_extension(ConversionExtension(own.OPERATOR, own.translate))
+    own = {each.OPERATOR: each.translate for each in (attention, rotary)}
+    for name, translate in {**own, **TRANSLATORS}.items():
+        frontend.add_extension(ConversionExtension(name, translate))
     decoder = TorchFXPythonDecoder(pure.graph)
     try:
         model = frontend.convert(frontend.load(decoder))

@@ -61,12 +61,18 @@ class PureGraph:
     inputs: tuple[str, ...]
 
 
-def functional(program: Program) -> PureGraph:
+def functional(program: Program, is_piece: bool = False) -> PureGraph:
     """Rewrite a program's graph for the converter. The program stays as it was.
 
+    What a program writes into an input that every run brings anew is seen by the program alone.
+
+    Args:
+        program: to rewrite.
+        is_piece: whether another piece of the same program may read what this one writes.
+
     Raises:
-        UnsupportedOperatorError: it writes to an input other than a paged KV cache, attends
-            with a soft cap, or reads a paged cache that it doesn't write.
+        UnsupportedOperatorError: it writes to an input that somebody else reads, other than a
+            paged KV cache; attends with a soft cap; or reads a paged cache that it doesn't write.
     """
     module, inputs = _with_own_attention(program)
     fakes = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
@@ -74,11 +80,16 @@ def functional(program: Program) -> PureGraph:
     pure = torch.func.functionalize(module, remove="mutations")
     with mode:
         graph = make_fx(pure, get_decompositions(_DECOMPOSED) | _OWN)(*fakes)
-    for node in graph.graph.nodes:
-        if node.op == "call_function" and node.target is _aten.copy_.default:
+    placeholders = graph.graph.find_nodes(op="placeholder")
+    names = dict(zip(placeholders, inputs, strict=True))
+    passing = {each.name for each in program.inputs if each.kind is Kind.INPUT and not is_piece}
+    for node in graph.graph.find_nodes(op="call_function", target=_aten.copy_.default):
+        if (name := names.get(node.args[0])) not in passing:
             raise UnsupportedOperatorError(
-                f"Program '{program.name}' writes to one of its inputs, which OpenVINO can't."
+                f"Program '{program.name}' writes to its input '{name}', which OpenVINO can't."
             )
+        node.replace_all_uses_with(node.args[1])
+        graph.graph.erase_node(node)
     fuse_rotary(graph)
     weights = {each.name for each in program.inputs if each.kind is Kind.WEIGHT}
     return PureGraph(graph, split_products(graph, inputs, weights))

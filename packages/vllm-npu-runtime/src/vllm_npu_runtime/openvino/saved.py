@@ -79,15 +79,15 @@ def _fits(port: ov.Output, binding: Binding) -> bool:
     )
 
 
-def read_blob(directory: Path, device: str) -> ov.CompiledModel | None:
-    """The compiled model, if there is one.
+def read_blob(directory: Path, device: str) -> ov.CompiledModel:
+    """The compiled model.
 
     Raises:
-        ConfigurationError: it can't be read on this device.
+        ConfigurationError: it is missing, or can't be read on this device.
     """
     path = directory / BLOB
     if not path.is_file():
-        return None
+        raise ConfigurationError(f"{path} is missing.")
     try:
         return core().import_model(path.read_bytes(), device)
     except RuntimeError as error:

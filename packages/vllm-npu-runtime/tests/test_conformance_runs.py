@@ -8,11 +8,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-RIGHT = ("reference", "sim:small", "sim:large")
+RIGHT = ["reference", "sim:small", "sim:large"]
+if find_spec("openvino") is not None:
+    RIGHT.append("openvino:CPU")
 
 WRONG_DRIVERS = '''
 import torch

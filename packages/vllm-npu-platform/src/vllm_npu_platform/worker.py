@@ -78,7 +78,7 @@ class NPUWorker(Worker):
         seconds = 0.0
         if self.target.settings.warm_up:
             with torch.inference_mode():
-                seconds = warm_up(executors)
+                seconds = warm_up(executors, self.model_runner.logits)
         set_random_seed(self.model_config.seed)
         _logger.info(start_up_line(self, executors, seconds))
         return CompilationTimes(language_model=seconds, encoder=0.0)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -118,7 +119,7 @@ class _Tracer:
         used: list[Named | None] = []
         for node, example in zip(placeholders, examples, strict=True):
             used.append(self._recognised(node, example))
-        fakes = [node.meta["example_value"] for node in placeholders]
+        fakes: list[Any] = [node.meta["example_value"] for node in placeholders]
         mode = next(fake.fake_mode for fake in fakes if isinstance(fake, torch.Tensor))
         with mode:
             self._graph = make_fx(module, self._decompositions)(*fakes)

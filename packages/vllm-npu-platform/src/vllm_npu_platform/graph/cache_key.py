@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 import vllm
 import vllm.envs
-from vllm_npu_runtime.compile_cache.key import CacheKey
-from vllm_npu_runtime.compile_cache.location import cache_directory, enabled
-from vllm_npu_runtime.compile_cache.store import CompileCache
 
 from vllm_npu_platform import __version__
 from vllm_npu_platform.graph.shapes import contract_of, graph_shapes
 from vllm_npu_platform.kv_cache import is_opaque, kv_dtype
+from vllm_npu_runtime.compile_cache.key import CacheKey
+from vllm_npu_runtime.compile_cache.location import cache_directory, enabled
+from vllm_npu_runtime.compile_cache.store import CompileCache
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

@@ -7,14 +7,14 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
-from vllm_npu_runtime.compile_cache.store import CompileCache
 
 from vllm_npu_platform.kv_cache import is_opaque, kv_dtype
 from vllm_npu_runtime.capture import Named, capture, module_tensors
+from vllm_npu_runtime.compile_cache.store import CompileCache
 from vllm_npu_runtime.drivers.base import CompileOptions
 from vllm_npu_runtime.errors import BadShapeError, ConfigurationError
 from vllm_npu_runtime.ops.table import decompositions_for
-from vllm_npu_runtime.program import Binding, Kind, Program
+from vllm_npu_runtime.program import Binding, Kind
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -81,23 +81,22 @@ class Compiler:
     def _load(self, name: str, model: torch.nn.Module) -> Executable | None:
         if self.cache is None or (saved := self.cache.find(name)) is None:
             return None
-        program = saved.program
-        weights = _weights(program, model)
+        weights = _weights(saved.inputs, model)
         if weights is None:
+            self.cache.discard(name, "the model has other weights")
             return None
-        whole = Program(program.name, program.graph, program.inputs, program.outputs, weights)
-        device = self._device
+        program, device = saved.program(weights), self._device
         try:
-            return device.driver.load(whole, device.info.name, saved.directory, self._options)
+            return device.driver.load(program, device.info.name, saved.directory, self._options)
         except (ConfigurationError, BadShapeError) as error:
             self.cache.discard(name, str(error))
             return None
 
 
-def _weights(program: Program, model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
+def _weights(inputs: Iterable[Binding], model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
     """The model's tensors that a saved program takes; None if it takes what there isn't."""
     known = {item.name: item.tensor for item in module_tensors(model)}
-    wanted: dict[str, Binding] = program.named(Kind.WEIGHT)
-    if not all(name in known and each.fits(known[name]) for name, each in wanted.items()):
+    wanted = [each for each in inputs if each.kind is Kind.WEIGHT]
+    if not all(each.name in known and each.fits(known[each.name]) for each in wanted):
         return None
-    return {name: known[name] for name in wanted}
+    return {each.name: known[each.name] for each in wanted}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,16 +23,17 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("vllm.npu")
 
 NAME = "logits"
-ROWS = "rows"
+INPUT = "hidden_states"
 
 
 class LogitsGraph:
-    """`compute_logits` of a model as one graph for any number of rows.
+    """`compute_logits` of a model as one graph for any number of rows; stands in its place.
 
     Args:
         name: of the graph.
         model: vLLM's model.
-        hidden: example of hidden states, `[rows, hidden]`, of the most rows that there may be.
+        hidden: hidden states of the most rows that there may be, `[rows, hidden]`; its memory is
+            what the graph reads.
         compiler: of the engine's graphs.
         counters: what is counted.
     """
@@ -45,50 +46,66 @@ class LogitsGraph:
         compiler: Compiler,
         counters: Counters,
     ) -> None:
-        begin = time.perf_counter()
+        self.name = name
         self._model = model
-        self._counters = counters
-        self._bound: torch.Tensor | None = None
-
-        def function() -> Mapping[str, torch.Tensor]:
-            return {NAME: model.compute_logits(hidden)}
-
-        given = Named("hidden_states", Kind.INPUT, hidden, {0: Varying(ROWS, hidden.shape[0])})
-        self.executable: Executable
-        self.executable, loaded = compiler.compile(name, function, [given], model)
+        self._head: Callable[[torch.Tensor], torch.Tensor] = model.compute_logits  # type: ignore[assignment]
         self._buffer = hidden
-        counters.add(names.LOADED if loaded else names.COMPILED)
-        counters.add(names.COMPILE_SECONDS, time.perf_counter() - begin)
+        self._compiler = compiler
+        self._counters = counters
+        self._executable: Executable | None = None
+        self._bound: torch.Tensor | None = None
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits `[rows, vocabulary]` of hidden states `[rows, hidden]`. The caller owns them."""
+        if self._executable is None:
+            return self._head(hidden)
         rows = hidden.shape[0]
         if self._bound is None or self._bound.shape[0] != rows:
             self._bound = self._buffer[:rows]
-            self.executable.bind({"hidden_states": self._bound})
+            self._executable.bind({INPUT: self._bound})
         self._bound.copy_(hidden)
         begin = time.perf_counter()
-        (logits,) = self.executable.run()
+        (logits,) = self._executable.run()
         self._counters.add(names.DEVICE_SECONDS, time.perf_counter() - begin)
         return logits.clone()
 
+    def compile(self) -> None:
+        """Make the graph. A head that can't be captured stays on the host, and the log says so."""
+        begin = time.perf_counter()
+        head, hidden = self._head, self._buffer
+
+        def function() -> Mapping[str, torch.Tensor]:
+            return {NAME: head(hidden)}
+
+        given = Named(INPUT, Kind.INPUT, hidden, {0: Varying("rows", hidden.shape[0])})
+        try:
+            made, loaded = self._compiler.compile(self.name, function, [given], self._model)
+        except CaptureError as error:
+            _logger.warning("Logits are computed on the host: %s", error)
+            return
+        self._executable = made
+        self(hidden[:1])
+        self._counters.add(names.LOADED if loaded else names.COMPILED)
+        self._counters.add(names.COMPILE_SECONDS, time.perf_counter() - begin)
+
     def rebind_weights(self) -> None:
         """Use the model's weights as they are now, after they were loaded anew."""
-        current = {item.name: item.tensor for item in module_tensors(self._model)}
-        names_ = self.executable.program.named(Kind.WEIGHT)
-        self.executable.bind({name: current[name] for name in names_})
+        if self._executable is not None:
+            current = {item.name: item.tensor for item in module_tensors(self._model)}
+            wanted = self._executable.program.named(Kind.WEIGHT)
+            self._executable.bind({name: current[name] for name in wanted})
 
     def close(self) -> None:
-        """Free it."""
-        self.executable.close()
+        """Free it; what is asked from now on is computed on the host."""
+        if self._executable is not None:
+            self._executable.close()
+            self._executable = None
 
 
 def route_logits(
     name: str, model: torch.nn.Module, width: int, rows: int, compiler: Compiler, counters: Counters
 ) -> LogitsGraph | None:
     """Let the device compute a model's logits, where one graph serves any number of rows.
-
-    Elsewhere, and where the head can't be captured, it stays on the host; the log says so.
 
     Args:
         name: of the graph.
@@ -97,16 +114,14 @@ def route_logits(
         rows: the most that there may be.
         compiler: of the engine's graphs.
         counters: what is counted.
+
+    Returns:
+        The graph, not compiled yet; None where logits stay on the host.
     """
-    head = getattr(model, "compute_logits", None)
-    if head is None or not compiler.target.device.capabilities.dynamic_tokens:
+    if not compiler.target.device.capabilities.dynamic_tokens:
         return None
     dtype = next(model.parameters()).dtype
     hidden = torch.zeros(max(rows, 2), width, dtype=dtype)
-    try:
-        graph = LogitsGraph(name, model, hidden, compiler, counters)
-    except CaptureError as error:
-        _logger.warning("Logits are computed on the host: %s", error)
-        return None
+    graph = LogitsGraph(name, model, hidden, compiler, counters)
     model.compute_logits = graph  # type: ignore[assignment]
     return graph

@@ -83,7 +83,7 @@ def contract_of(target: Target, config: VllmConfig) -> KVContract:
         if capped:
             offered = tuple(each for each in offered if each is not KVContract.PAGED) or offered
         return offered[0]
-    if wanted == KVContract.PAGED and capped:
+    if wanted == "paged" and capped:
         raise ConfigurationError(
             f"kv_contract 'paged': the model caps attention scores, which {target.device.name} "
             "does under the gather contract only. Leave the setting out."

@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vllm_npu_platform.graph.executor import GraphExecutor
+from vllm_npu_platform.graph.logits import LogitsGraph
 
 _logger = logging.getLogger("vllm.npu")
 
 
-def warm_up(executors: Sequence[GraphExecutor]) -> float:
+def warm_up(executors: Sequence[GraphExecutor], heads: Sequence[LogitsGraph] = ()) -> float:
     """Compile all graphs, the largest first: a device that is too small says so at once.
 
     A terminal gets a progress bar; a log gets a line now and then. Both give an estimate from
@@ -24,7 +26,12 @@ def warm_up(executors: Sequence[GraphExecutor]) -> float:
     Returns:
         Seconds.
     """
-    work = [(executor, shape) for executor in executors for shape in executor.shapes]
+    work: list[tuple[str, Callable[[], None]]] = [
+        (f"{executor.prefix}{shape}", partial(executor.compile, shape))
+        for executor in executors
+        for shape in executor.shapes
+    ]
+    work += [(head.name, head.compile) for head in heads]
     begin = said = time.perf_counter()
     columns = (
         TextColumn("[progress.description]{task.description}"),
@@ -35,9 +42,9 @@ def warm_up(executors: Sequence[GraphExecutor]) -> float:
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("Compiling graphs", total=len(work))
-        for done, (executor, shape) in enumerate(work, 1):
-            progress.update(task, description=f"Compiling {executor.prefix}{shape}")
-            executor.compile(shape)
+        for done, (name, compile_graph) in enumerate(work, 1):
+            progress.update(task, description=f"Compiling {name}")
+            compile_graph()
             progress.advance(task)
             now = time.perf_counter()
             if progress.disable and now - said > 5:

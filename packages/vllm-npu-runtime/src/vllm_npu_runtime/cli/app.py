@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from vllm_npu_runtime import __version__
-from vllm_npu_runtime.cli import devices, doctor
+from vllm_npu_runtime.cli import cache, devices, doctor
 
 app = typer.Typer(
     name="vllm-npu",
@@ -17,6 +17,8 @@ app = typer.Typer(
 )
 app.command(name="devices")(devices.devices)
 app.command(name="doctor")(doctor.doctor)
+cache.add_commands()
+app.add_typer(cache.app, name="cache")
 
 
 def _print_version(wanted: bool) -> None:

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -135,7 +135,8 @@ class OpenVINODriver:
 
         model = saved.read(program, directory)
         keeps = _keeps_blob(OpenVINOOptions.of(options.driver), device)
-        blob = saved.read_blob(directory, device) if keeps else None
+        config = _config(program, device, options)
+        blob = saved.read_blob(directory, device, config) if keeps else None
         return _executable(program, model, device, options, blob)
 
 
@@ -153,7 +154,9 @@ def _in_pieces(
 ) -> Executable:
     # What gives nothing only checks something, and the converter would leave it out.
     pieces = partition(program, lambda node: bool(node.users) and operator_name(node) not in left)
-    return PartitionedExecutable(program, pieces, lambda piece: _whole(piece, device, options, True))
+    return PartitionedExecutable(
+        program, pieces, lambda piece: _whole(piece, device, options, True)
+    )
 
 
 def _executable(
@@ -163,21 +166,27 @@ def _executable(
     options: CompileOptions,
     blob: ov.CompiledModel | None = None,
 ) -> Executable:
-    from vllm_npu_runtime.openvino.config import compile_config, dtype_of
     from vllm_npu_runtime.openvino.devices import core
     from vllm_npu_runtime.openvino.executable import OpenVINOExecutable
     from vllm_npu_runtime.openvino.failures import typed
     from vllm_npu_runtime.openvino.options import OpenVINOOptions
 
-    chosen = OpenVINOOptions.of(options.driver)
-    config = compile_config(device, chosen, dtype_of(program), options.kv_cache_dtype)
+    config = _config(program, device, options)
 
     def compile_model(whole: ov.Model) -> ov.CompiledModel:
         with typed(f"Compiling '{program.name}' for openvino:{device}"):
             return core().compile_model(whole, device, config)
 
-    keep_blob = _keeps_blob(chosen, device)
+    keep_blob = _keeps_blob(OpenVINOOptions.of(options.driver), device)
     return OpenVINOExecutable(program, model, compile_model, options.timeout, blob, keep_blob)
+
+
+def _config(program: Program, device: str, options: CompileOptions) -> dict[str, Any]:
+    from vllm_npu_runtime.openvino.config import compile_config, dtype_of
+    from vllm_npu_runtime.openvino.options import OpenVINOOptions
+
+    chosen = OpenVINOOptions.of(options.driver)
+    return compile_config(device, chosen, dtype_of(program), options.kv_cache_dtype)
 
 
 def _keeps_blob(options: OpenVINOOptions, device: str) -> bool:
@@ -188,7 +197,8 @@ def _keeps_blob(options: OpenVINOOptions, device: str) -> bool:
 def _kv_block_bytes(device: str, block: KVBlock, dtype: torch.dtype) -> int:
     from vllm_npu_runtime.openvino.config import compile_config
     from vllm_npu_runtime.openvino.devices import core
-    from vllm_npu_runtime.openvino.kv_cache import KEYS, VALUES, cache_bytes, probe
+    from vllm_npu_runtime.openvino.functional import KEYS, VALUES
+    from vllm_npu_runtime.openvino.kv_cache import cache_bytes, probe
     from vllm_npu_runtime.openvino.options import OpenVINOOptions
 
     config = compile_config(device, OpenVINOOptions(), dtype, block.dtype)

@@ -17,7 +17,7 @@ NAMES = {
     torch.bfloat16: "bf16",
     torch.float16: "f16",
     torch.uint8: "u8",
-    torch.uint4: "u4",
+    torch.uint4: "u4",  # type: ignore[attr-defined]
 }
 
 

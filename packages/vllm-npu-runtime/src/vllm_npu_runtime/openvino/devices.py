@@ -17,9 +17,9 @@ PRECISIONS = {"FP32": torch.float32, "BF16": torch.bfloat16, "FP16": torch.float
 
 # Best first: the smaller a cache, the fewer bytes a step reads, so the order is by exactness.
 KV_DTYPES = {
-    torch.float32: (torch.float32, torch.float16, torch.uint8, torch.uint4),
-    torch.bfloat16: (torch.bfloat16, torch.uint8, torch.uint4),
-    torch.float16: (torch.float16, torch.float32, torch.uint8, torch.uint4),
+    torch.float32: (torch.float32, torch.float16, torch.uint8, torch.uint4),  # type: ignore[attr-defined]
+    torch.bfloat16: (torch.bfloat16, torch.uint8, torch.uint4),  # type: ignore[attr-defined]
+    torch.float16: (torch.float16, torch.float32, torch.uint8, torch.uint4),  # type: ignore[attr-defined]
 }
 
 

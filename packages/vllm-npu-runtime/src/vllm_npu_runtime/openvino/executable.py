@@ -92,8 +92,9 @@ class OpenVINOExecutable:
         arguments = self._bound.arguments()
         if self._timed_out:
             self._let_go()
-        if self._request is None:
-            self._set_up()
+        request = self._request
+        if request is None:
+            request = self._set_up()
             for binding, tensor in zip(self.program.inputs, arguments, strict=True):
                 if binding.kind is not Kind.WEIGHT:
                     self._attach(binding.name, tensor)
@@ -101,19 +102,17 @@ class OpenVINOExecutable:
             copy.copy_(strided)
         with typed(f"Running '{self.program.name}'"):
             if self._timeout is None:
-                self._request.infer(share_inputs=True, share_outputs=True)
+                request.infer(share_inputs=True, share_outputs=True)
             else:
-                self._request.start_async()
-                if not self._request.wait_for(int(self._timeout * 1000)):
-                    self._request.cancel()
+                request.start_async()
+                if not request.wait_for(int(self._timeout * 1000)):
+                    request.cancel()
                     self._timed_out = True
                     raise DeviceTimeoutError(
                         f"'{self.program.name}' ran for more than {self._timeout} s."
                     )
         return [
-            to_torch(self._request.get_output_tensor(index), binding.dtype)
-            if result is None
-            else result
+            to_torch(request.get_output_tensor(index), binding.dtype) if result is None else result
             for index, (binding, result) in enumerate(
                 zip(self.program.outputs, self._results, strict=True)
             )
@@ -142,22 +141,24 @@ class OpenVINOExecutable:
         self._request = None
         self._timed_out = False
 
-    def _set_up(self) -> None:
+    def _set_up(self) -> ov.InferRequest:
         """Compile what isn't compiled, and make the request with its outputs."""
         if self.compiled is None:
             self.compiled = self._compile(with_weights(self.model, self._weights))
-        self._request = self.compiled.create_infer_request()
+        request = self._request = self.compiled.create_infer_request()
         self._ports = {port.get_node().get_friendly_name(): port for port in self.compiled.inputs}
         self._results = []
         for port, binding in zip(self.compiled.outputs, self.program.outputs, strict=True):
-            if None in binding.shape:
+            shape = [extent for extent in binding.shape if extent is not None]
+            if len(shape) < len(binding.shape):
                 self._results.append(None)
                 continue
-            result = torch.zeros(binding.shape, dtype=binding.dtype)
+            result = torch.zeros(shape, dtype=binding.dtype)
             shared = Shared(result)
             self._request.set_tensor(port, shared.ov)
             self._shared[f"result:{binding.name}"] = shared
             self._results.append(result)
+        return request
 
     def _attach(self, name: str, tensor: torch.Tensor) -> None:
         """Let the request read a tensor, if it reads that input at all."""

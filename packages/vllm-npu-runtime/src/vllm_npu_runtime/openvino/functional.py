@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch._decomp import get_decompositions
@@ -12,9 +13,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from vllm_npu_runtime.errors import UnsupportedOperatorError
 from vllm_npu_runtime.openvino import attention  # noqa: F401  (defines the operator)
-from vllm_npu_runtime.ops import encoder_attention, gather_attention
 from vllm_npu_runtime.openvino.rotary import fuse_rotary
 from vllm_npu_runtime.openvino.split_products import split_products
+from vllm_npu_runtime.ops import encoder_attention, gather_attention
 from vllm_npu_runtime.program import Kind, Program, operator_name
 
 KEYS = "keys:"
@@ -22,7 +23,7 @@ VALUES = "values:"
 
 # Operators that OpenVINO's frontend lacks, or takes apart less well than PyTorch does.
 _aten = torch.ops.aten
-_DECOMPOSED = [
+_DECOMPOSED: list[Any] = [
     _aten._scaled_dot_product_flash_attention_for_cpu,
     _aten.native_layer_norm,
     _aten._softmax,

@@ -7,6 +7,7 @@ NPUs, the compiled model is kept as well; that one holds the weights.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import openvino as ov
 
@@ -15,8 +16,8 @@ from vllm_npu_runtime.openvino.attention import restore
 from vllm_npu_runtime.openvino.devices import core
 from vllm_npu_runtime.openvino.executable import OpenVINOExecutable
 from vllm_npu_runtime.openvino.functional import KEYS, VALUES
-from vllm_npu_runtime.openvino.tensors import TYPES
 from vllm_npu_runtime.openvino.split_products import whole_name
+from vllm_npu_runtime.openvino.tensors import TYPES
 from vllm_npu_runtime.program import Binding, Program
 
 GRAPH = "model.xml"
@@ -73,14 +74,17 @@ def _check(program: Program, model: ov.Model, path: Path) -> None:
 
 def _fits(port: ov.Output, binding: Binding) -> bool:
     shape = ov.PartialShape([-1 if each is None else each for each in binding.shape])
-    return (
-        port.get_element_type() == TYPES[binding.dtype][0]
-        and port.get_partial_shape().compatible(shape)
-    )
+    kind, _ = TYPES[binding.dtype]
+    return port.get_element_type() == kind and port.get_partial_shape().compatible(shape)
 
 
-def read_blob(directory: Path, device: str) -> ov.CompiledModel:
+def read_blob(directory: Path, device: str, config: dict[str, Any]) -> ov.CompiledModel:
     """The compiled model.
+
+    Args:
+        directory: where it lies.
+        device: that it was compiled for.
+        config: that it was compiled with, which the file doesn't keep.
 
     Raises:
         ConfigurationError: it is missing, or can't be read on this device.
@@ -89,7 +93,7 @@ def read_blob(directory: Path, device: str) -> ov.CompiledModel:
     if not path.is_file():
         raise ConfigurationError(f"{path} is missing.")
     try:
-        return core().import_model(path.read_bytes(), device)
+        return core().import_model(path.read_bytes(), device, config)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise ConfigurationError(f"{path} can't be read: {reason}") from error

@@ -1,0 +1,47 @@
+"""Programs for OpenVINO's CPU device, compiled and bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from vllm_npu_runtime.capture import Named, capture
+from vllm_npu_runtime.drivers.base import CompileOptions, Executable
+from vllm_npu_runtime.drivers.openvino import OpenVINODriver
+from vllm_npu_runtime.extents import Varying
+from vllm_npu_runtime.program import Kind, Program
+
+DRIVER = OpenVINODriver()
+
+
+def make(
+    function: Callable[..., torch.Tensor], most: int | None = None, **tensors: torch.Tensor
+) -> Program:
+    """The program of a function of tensors; ``w`` is a weight.
+
+    Args:
+        function: to capture.
+        most: the first dimension of every input varies up to so much.
+        **tensors: its arguments.
+    """
+    varying = {} if most is None else {0: Varying("rows", most)}
+    named = [
+        Named(name, Kind.WEIGHT, tensor) if name == "w" else
+        Named(name, Kind.INPUT, tensor, varying)
+        for name, tensor in tensors.items()
+    ]  # fmt: skip
+    return capture("p", lambda: {"out": function(**tensors)}, named)
+
+
+def load(
+    program: Program,
+    inputs: Mapping[str, torch.Tensor],
+    timeout: float | None = None,
+    **options: object,
+) -> Executable:
+    """A program compiled and bound, with driver options."""
+    executable = DRIVER.compile(program, "CPU", CompileOptions(timeout, driver=options))
+    wanted = program.named(Kind.INPUT)
+    executable.bind({name: tensor for name, tensor in inputs.items() if name in wanted})
+    return executable

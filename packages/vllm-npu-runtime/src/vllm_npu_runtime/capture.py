@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from vllm_npu_runtime.errors import CaptureError
@@ -120,7 +121,7 @@ class _Tracer:
         for node, example in zip(placeholders, examples, strict=True):
             used.append(self._recognised(node, example))
         fakes: list[Any] = [node.meta["example_value"] for node in placeholders]
-        mode = next(fake.fake_mode for fake in fakes if isinstance(fake, torch.Tensor))
+        mode = next(fake.fake_mode for fake in fakes if isinstance(fake, FakeTensor))
         with mode:
             self._graph = make_fx(module, self._decompositions)(*fakes)
         inputs = [(item, fake) for item, fake in zip(used, fakes, strict=True) if item is not None]

@@ -91,7 +91,8 @@ def _holder(placeholders: Iterable[torch.fx.Node], size: torch.SymInt) -> tuple[
     for node in placeholders:
         value = node.meta["val"]
         if isinstance(value, torch.Tensor):
-            for dimension, extent in enumerate(value.shape):
+            extents: Iterable[int | torch.SymInt] = value.shape
+            for dimension, extent in enumerate(extents):
                 if not isinstance(extent, int) and extent.node.expr == size.node.expr:
                     return node, dimension
     raise CaptureError(f"No input has the extent {size}.")

@@ -17,7 +17,6 @@ app = typer.Typer(
 )
 app.command(name="devices")(devices.devices)
 app.command(name="doctor")(doctor.doctor)
-cache.add_commands()
 app.add_typer(cache.app, name="cache")
 
 

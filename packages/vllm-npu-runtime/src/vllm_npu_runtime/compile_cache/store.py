@@ -1,187 +1,163 @@
-"""The cache of one configuration: its graphs, each in a directory of its own.
+"""The graphs of one configuration: found, or compiled once and saved.
 
-``<root>/<digest>/key.json`` says what the graphs depend on, in clear; beside it are the graphs'
-directories and locks. A directory appears whole, by a rename, or not at all.
+Nothing here stops an engine. Where the cache can't be read or written, or what it holds is
+damaged, one line says so and the graph is compiled.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import re
 import shutil
-import tempfile
-import time
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
+from vllm_npu_runtime.compile_cache import names
+from vllm_npu_runtime.compile_cache.files import delete, move_into_place, set_aside, write_whole
+from vllm_npu_runtime.compile_cache.key import KEY_FILE, CacheKey, KeyRecord
+from vllm_npu_runtime.compile_cache.locking import locked
+from vllm_npu_runtime.compile_cache.manifest import seal
+from vllm_npu_runtime.compile_cache.records import DamagedError, one_line, read, reason_of
+from vllm_npu_runtime.compile_cache.saved import Saved
 
-from vllm_npu_runtime import __version__
-from vllm_npu_runtime.compile_cache.key import CacheKey
-from vllm_npu_runtime.compile_cache.manifest import NAME, Damaged, Manifest
-from vllm_npu_runtime.errors import NPUError
-from vllm_npu_runtime.program import Program
+if TYPE_CHECKING:
+    from vllm_npu_runtime.program import Program
 
 _logger = logging.getLogger("vllm.npu")
 
-KEY = "key.json"
-TEMPORARY = ".new-"
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A graph that an earlier start compiled; its files are verified.
-
-    Attributes:
-        directory: with the driver's files.
-        program: without graph and weights.
-    """
-
-    directory: Path
-    program: Program
-
 
 class CompileCache:
-    """The graphs of one configuration.
-
-    Nothing here raises for the state of the disk: without a cache a start is slower, not wrong.
-    Every problem is one line in the log.
+    """The compiled graphs of one configuration. `find` and `save` belong under the graph's `lock`.
 
     Args:
-        root: of all configurations' graphs.
-        key: what these depend on.
+        root: of the cache; see `cache_directory`.
+        key: of the configuration.
+
+    Attributes:
+        directory: where its graphs are.
     """
 
     def __init__(self, root: Path, key: CacheKey) -> None:
         self.directory = root / key.digest
         self._key = key
+        self._readable = True
         self._writable = True
 
     def find(self, name: str) -> Saved | None:
-        """The graph of that name, if it is there and undamaged. A damaged one is removed."""
-        path = self._path(name)
+        """The graph of that name, if it is there and whole. A damaged one is removed.
+
+        Args:
+            name: unique in the configuration, as in "tokens=64".
+        """
         try:
-            if not path.exists():
-                return None
-            saved = Saved(path, Manifest.read(path).restored())
-            self._touch()
-        except Damaged as damage:
-            self.discard(name, str(damage))
+            saved = Saved.at(self._path(name))
+        except FileNotFoundError:
+            return None
+        except DamagedError as error:
+            self.discard(name, str(error))
             return None
         except OSError as error:
-            _logger.warning("%s can't be read (%s): it is compiled anew.", path, _why(error))
+            if self._readable:
+                _logger.warning(
+                    "The compile cache %s can't be read: %s. Graphs are compiled anew.",
+                    error.filename or self.directory,
+                    reason_of(error),
+                )
+            self._readable = False
             return None
+        with suppress(OSError):
+            os.utime(self.directory / KEY_FILE)  # when it was last used
         return saved
 
-    def discard(self, name: str, why: str) -> None:
-        """Remove a graph that turned out to be of no use, and say so.
-
-        Args:
-            name: of the graph.
-            why: for the log, as in "model.xml is missing".
-        """
-        path = self._path(name)
-        _logger.warning("%s is of no use, as %s: it is compiled anew.", path, why)
-        shutil.rmtree(path, ignore_errors=True)
-
     def save(self, name: str, program: Program, write: Callable[[Path], bool]) -> bool:
-        """Keep a graph.
+        """Save a graph, in place of an older one of that name.
+
+        After a failure, of which a line tells, this object writes nothing more.
 
         Args:
-            name: of the graph.
+            name: as for `find`.
             program: what was compiled.
-            write: writes the driver's files into an empty directory, or says no.
+            write: writes files into an empty directory; False if there is nothing to save.
 
         Returns:
-            Whether it is kept.
+            Whether it is saved.
         """
         if not self._writable:
             return False
-        fresh: Path | None = None
+        final = self._path(name)
+        temporary = names.beside(final)
         try:
-            self._prepare()
-            fresh = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=self.directory))
-            if not write(fresh):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+            if not write(temporary):
                 return False
-            manifest = Manifest.of(program, fresh)
-            (fresh / NAME).write_text(manifest.model_dump_json(indent=1))
-            for path in fresh.rglob("*"):
-                _flush(path)
-            final = self._path(name)
-            shutil.rmtree(final, ignore_errors=True)
-            fresh.rename(final)
-            return True
-        except (OSError, NPUError) as error:
+            seal(temporary, name, program)
+            self._write_key()
+            move_into_place(temporary, final)
+        # Every NPUError is a RuntimeError; runtimes of vendors raise others when a disk is full.
+        except (OSError, RuntimeError) as error:
             self._writable = False
             _logger.warning(
-                "Compiled graphs can't be kept in %s (%s): every start compiles them.",
+                "The compile cache %s can't be written: %s. Graphs are compiled at every start.",
                 self.directory,
-                _why(error),
+                reason_of(error),
             )
             return False
         finally:
-            if fresh is not None:
-                shutil.rmtree(fresh, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+        return True
+
+    def discard(self, name: str, problem: str) -> None:
+        """Remove a graph that is of no use, and say why.
+
+        Args:
+            name: as for `find`.
+            problem: what is wrong with it.
+        """
+        path = self._path(name)
+        _logger.warning(
+            "The compiled graph %s is discarded: %s. It is compiled anew.",
+            path,
+            one_line(problem).rstrip("."),
+        )
+        with suppress(OSError):
+            delete(set_aside(path))
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Let one process compile a graph, while others wait for its result.
+        """Keep other engines from compiling a graph while this one does. They wait here.
 
-        Where the directory can't be written there is no lock, and each compiles for itself.
+        Where the directory can't be written there is no lock, and no error.
+
+        Args:
+            name: as for `find`.
         """
-        lock = FileLock(self._path(name).with_suffix(".lock"))
-        try:
-            self._prepare()
-            try:
-                lock.acquire(timeout=1)
-            except Timeout:
-                _logger.info("Waiting for another engine that is compiling %s", name)
-                begin = time.monotonic()
-                lock.acquire()
-                _logger.info("It took %.0f s", time.monotonic() - begin)
-        except OSError:
+        path = self._path(name)
+
+        def waiting() -> None:
+            _logger.info("Another engine is compiling '%s' (%s); waiting for it.", name, path)
+
+        with locked(path.with_name(f"{path.name}.lock"), waiting) as held:
+            if held:
+                self._sweep(path.name)
             yield
-            return
-        try:
-            yield
-        finally:
-            lock.release()
 
     def _path(self, name: str) -> Path:
-        # The checksum tells names apart that differ in what a file's name can't hold.
-        plain = re.sub(r"[^A-Za-z0-9=_-]", "_", name)[:80]
-        return self.directory / f"{plain}-{zlib.crc32(name.encode()):08x}"
+        return self.directory / names.file_name(name)
 
-    def _prepare(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        path = self.directory / KEY
-        if not path.exists():
-            about = {"suite": __version__, "created": time.time(), "parts": self._key.parts}
-            descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=self.directory)
-            with os.fdopen(descriptor, "w") as file:
-                json.dump(about, file, indent=1)
-            os.replace(temporary, path)
+    def _sweep(self, name: str) -> None:
+        """Delete what an engine left behind that died while it wrote this graph."""
+        with suppress(OSError):
+            for found in os.listdir(self.directory):
+                if names.belongs_to(found, name):
+                    delete(self.directory / found)
 
-    def _touch(self) -> None:
-        """Note when it was last used; a read-only cache can't say."""
+    def _write_key(self) -> None:
+        path = self.directory / KEY_FILE
         try:
-            os.utime(self.directory / KEY)
-        except OSError:
-            pass
-
-
-def _flush(path: Path) -> None:
-    """Bring a file to the disk before its directory gets its name."""
-    if path.is_file():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-
-
-def _why(error: Exception) -> str:
-    """The reason alone: the path is in the message already."""
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+            read(path, KeyRecord)
+        except DamagedError:
+            record = KeyRecord.of(self._key)
+            write_whole(path, record.model_dump_json(indent=1).encode())

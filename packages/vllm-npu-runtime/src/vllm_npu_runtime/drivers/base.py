@@ -122,8 +122,8 @@ class CompileOptions:
 
     Attributes:
         timeout: seconds after which a run counts as stalled; None: never.
-        kv_cache_dtype: of an opaque KV cache, as for `Driver.kv_block_bytes`; None: the first
-            that the device lists.
+        kv_cache_dtype: of an opaque KV cache, as for `Driver.kv_block_bytes`; None: the
+            model's, or else the best that goes with it.
         driver: options of one driver, by its own names; it refuses the ones it doesn't know.
     """
 

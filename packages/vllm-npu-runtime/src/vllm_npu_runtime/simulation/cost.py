@@ -69,9 +69,15 @@ def count_flops(program: Program) -> int:
         operators.encoder_attention: _encoder_attention_flops,
     }
     counter = FlopCounterMode(display=False, custom_mapping=formulas)
+    shapes = [[1 if extent is None else extent for extent in each.shape] for each in program.inputs]
+    dtypes = [each.dtype for each in program.inputs]
     with FakeTensorMode(allow_non_fake_inputs=True), counter:
-        program.graph(*(torch.empty(each.shape, dtype=each.dtype) for each in program.inputs))
+        program.graph(*map(_empty, shapes, dtypes))
     return counter.get_total_flops()
+
+
+def _empty(shape: list[int], dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype)
 
 
 def count_bytes(program: Program) -> int:

@@ -1,7 +1,7 @@
 """An engine in a process of its own, for what a process decides once: its device.
 
 `python -m tests.engine_process JSON`, where JSON lists the model's path, prompts, number of new
-tokens, settings of ours and options of vLLM; prints the greedy tokens.
+tokens, settings of ours and options of vLLM; prints the greedy tokens, and what was compiled for them.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from tests.asking import greedy
-from tests.conftest import ENGINE, NPU
+from tests.conftest import CONTRACTS, ENGINE, NPU
 
 ROOT = Path(__file__).parent.parent
 MARK = "TOKENS "
+COMPILED = "COMPILED "
 
 
 def run(
@@ -28,20 +30,40 @@ def run(
     **options: object,
 ) -> subprocess.CompletedProcess[str]:
     """Run an engine on a device, and wait for its end."""
+    return finish(start(device, path, prompts, new, npu, **options))
+
+
+def start(
+    device: str,
+    path: Path,
+    prompts: list[list[int]],
+    new: int,
+    npu: object = None,
+    env: dict[str, str] | None = None,
+    **options: object,
+) -> subprocess.Popen[str]:
+    """Start an engine on a device; `env` comes on top of this process's environment."""
     argument = json.dumps([str(path), prompts, new, npu or {}, options])
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", "tests.engine_process", argument],
         env={
             **os.environ,
             "VLLM_NPU_DEVICE": device,
             "VLLM_LOGGING_LEVEL": "INFO",
             "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
+            **(env or {}),
         },
         cwd=ROOT,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=400,
     )
+
+
+def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """Wait for an engine's end."""
+    stdout, stderr = process.communicate(timeout=400)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def tokens_of(done: subprocess.CompletedProcess[str]) -> list[list[int]]:
@@ -52,13 +74,37 @@ def tokens_of(done: subprocess.CompletedProcess[str]) -> list[list[int]]:
     return result
 
 
+def compiled(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
+    """What the engine compiled: `graphs`, those `loaded` instead, and Dynamo's `frames`."""
+    lines = [line for line in done.stdout.splitlines() if line.startswith(COMPILED)]
+    assert lines, done.stdout[-3000:] + done.stderr[-3000:]
+    result: dict[str, int] = json.loads(lines[0].removeprefix(COMPILED))
+    return result
+
+
+def _count(worker: Any) -> dict[str, int]:
+    import torch
+
+    from vllm_npu_platform.stats import counters as names
+
+    values = worker.counters.values
+    return {
+        "graphs": int(values[names.COMPILED]),
+        "loaded": int(values[names.LOADED]),
+        "frames": sum(torch._dynamo.utils.counters["frames"].values()),
+    }
+
+
 def main() -> None:
     """The process itself."""
     from vllm import LLM
 
     path, prompts, new, npu, options = json.loads(sys.argv[1])
-    llm = LLM(path, additional_config={"npu": {**NPU, **npu}}, **{**ENGINE, **options})
+    ours = CONTRACTS["openvino"] if "openvino" in os.environ["VLLM_NPU_DEVICE"] else NPU
+    llm = LLM(path, additional_config={"npu": {**ours, **npu}}, **{**ENGINE, **options})
     print(MARK + json.dumps(greedy(llm, prompts, new)))
+    (counted,) = llm.collective_rpc(_count)
+    print(COMPILED + json.dumps(counted))
 
 
 if __name__ == "__main__":

@@ -55,6 +55,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--retries", type=int, default=2, help="of a disturbed sample; default: %(default)s"
     )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=20,
+        help="seconds to wait for a quiet machine before each sample; default: %(default)s",
+    )
     parser.add_argument("--quick", action="store_true", help="try it: a tiny model, one round")
     parser.add_argument(
         "--output",
@@ -103,6 +109,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         scratch=scratch,
         quiet=options.quiet,
         retries=options.retries,
+        patience=options.patience,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     machine = circumstances()

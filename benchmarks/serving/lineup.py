@@ -50,8 +50,9 @@ class Entrant:
 def intel_openmp(environment: Path) -> dict[str, str]:
     """Intel's OpenMP in place of GNU's, as vLLM's documentation recommends for CPUs.
 
-    It brings PyTorch's step at batch 1 from about 105 to 67 ms, vLLM's from about 70 to 41 ms. The
-    block time, milliseconds for which a thread stays awake, is what vLLM sets by itself.
+    In trials with GNU's, whose threads `OMP_WAIT_POLICY=passive` puts to sleep after each region,
+    both were much slower. The block time, milliseconds for which a thread stays awake, is what
+    vLLM sets by itself.
     """
     return {"LD_PRELOAD": str(environment / "lib" / "libiomp5.so"), "KMP_BLOCKTIME": "5"}
 

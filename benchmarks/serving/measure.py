@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ from benchmarks.serving.process import Child, Failed, cpu_seconds_of_all
 
 WARM_UP_ROUNDS = 2
 """Not counted: some engines take two runs of a shape before they are at their speed."""
+
+PREFILL_REPEATS = 3
+LOOK_SECONDS = 0.5
 
 Sample = dict[str, Any]
 
@@ -39,6 +43,7 @@ class Run:
         scratch: for caches and logs.
         quiet: most of the processor time that others may take in a good sample.
         retries: how often a sample that others disturbed is taken again.
+        patience: most seconds to wait for a quiet machine before each sample.
         say: takes a line about progress.
     """
 
@@ -47,6 +52,7 @@ class Run:
     scratch: Path
     quiet: float
     retries: int
+    patience: float
     say: Callable[[str], None]
     children: dict[str, Child] = field(default_factory=dict)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -54,6 +60,7 @@ class Run:
     def limits(self, earlier: Sample | None = None) -> Sample:
         """Of the machine: the fastest of every attempt, `earlier` ones included, since a limit is
         what it can do when nothing disturbs it."""
+        self._wait()
         child = self._spawn(MACHINE, self.scratch / "cache" / MACHINE.name)
         try:
             found = disturbed(child, lambda: child.ask(do="limits", threads=self.plan.threads))
@@ -103,6 +110,7 @@ class Run:
             name: getattr(self.plan, name)
             for name in ("max_model_len", "max_num_seqs", "kv_cache_gib", "threads")
         }
+        self._wait()
         begin = time.perf_counter()
         child = self.children[entrant.name] = self._spawn(entrant, cache)
         (prompt,) = self.plan.prompts(1, seed=0)
@@ -125,7 +133,8 @@ class Run:
         child = self.children[name]
         for _ in range(1 + (self.retries if number >= 0 else 0)):
             try:
-                sample = disturbed(child, lambda: self._pair(child, prompts))
+                self._wait()
+                sample = self._pair(child, prompts)
             except Failed as failure:
                 self._drop(name, failure)
                 return
@@ -136,17 +145,40 @@ class Run:
 
     def _pair(self, child: Child, prompts: list[list[int]]) -> Sample:
         """One new token for each prompt, and then all of them: apart, the time of decoding."""
-        one = child.ask(do="generate", prompts=prompts, new_tokens=1)
-        all_ = child.ask(do="generate", prompts=prompts, new_tokens=self.plan.new_tokens)
+        # One prefill is too short to tell whether others disturbed it.
+        repeats = PREFILL_REPEATS if len(prompts) in self.plan.prefill_batches else 1
+        ones: list[Sample] = []
+
+        def prefill() -> Sample:
+            for _ in range(repeats):
+                ones.append(child.ask(do="generate", prompts=prompts, new_tokens=1))
+            return ones[-1]
+
+        def everything() -> Sample:
+            return child.ask(do="generate", prompts=prompts, new_tokens=self.plan.new_tokens)
+
+        one, whole = disturbed(child, prefill), disturbed(child, everything)
+        prefill_s = statistics.median(each["seconds"] for each in ones)
         device = None
         if one["device_seconds"] is not None:
-            device = all_["device_seconds"] - one["device_seconds"]
+            device = whole["device_seconds"] - one["device_seconds"]
         return {
-            "prefill_s": one["seconds"],
-            "decode_s": all_["seconds"] - one["seconds"],
+            "prefill_s": prefill_s,
+            "decode_s": whole["seconds"] - prefill_s,
             "decode_device_s": device,
             "first": one["first"],
+            "others": max(one["others"], whole["others"]),
         }
+
+    def _wait(self) -> None:
+        """Until the machine is quiet, or patience has an end."""
+        end = time.perf_counter() + self.patience
+        while time.perf_counter() < end:
+            busy, begin = cpu_seconds_of_all(), time.perf_counter()
+            time.sleep(LOOK_SECONDS)
+            seconds = time.perf_counter() - begin
+            if (cpu_seconds_of_all() - busy) / seconds / (psutil.cpu_count() or 1) < self.quiet:
+                return
 
     def _drop(self, name: str, failure: Failed) -> None:
         self.say(f"{name} failed: {failure}")

@@ -22,7 +22,7 @@ class Contender(base.Engine):
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.cache_size = room["kv_cache_gib"]
         scheduler.max_num_seqs = room["max_num_seqs"]
-        # As in vLLM, enough for a whole batch of prompts in a step.
+        # Enough for a whole batch of prompts in a step.
         scheduler.max_num_batched_tokens = 4096
         scheduler.dynamic_split_fuse = True
         scheduler.enable_prefix_caching = False

@@ -10,6 +10,7 @@ import torch
 from vllm_npu_runtime.capture import Named, capture, module_tensors
 from vllm_npu_runtime.drivers.reference import ReferenceExecutable
 from vllm_npu_runtime.errors import CaptureError
+from vllm_npu_runtime.extents import Varying
 from vllm_npu_runtime.program import Kind, Program
 
 
@@ -204,3 +205,24 @@ def test_capturing_computes_nothing_and_forgets_the_model() -> None:
     program = capture("p", lambda: {"out": x * scale[0]}, inputs(x=x))
     scale[0] = 5.0
     torch.testing.assert_close(run(program, x=x)[0], x * 2)
+
+
+def test_varying_extent() -> None:
+    """One program for every number of rows; the next capture of the tensor is static again."""
+    x = torch.randn(8, 3)
+    named = [Named("x", Kind.INPUT, x, {0: Varying("rows", 64)})]
+    program = capture("p", lambda: {"out": x * x.shape[0]}, named)
+    assert program.inputs[0].shape == program.outputs[0].shape == (None, 3)
+    assert not program.static
+    for rows in (1, 8, 64):
+        other = torch.randn(rows, 3)
+        torch.testing.assert_close(run(program, x=other)[0], other * rows)
+    assert capture("p", lambda: {"out": x * 2}, inputs(x=x)).static
+
+
+def test_assumption_about_a_varying_extent_is_refused() -> None:
+    """It was true of the example only."""
+    x = torch.randn(8, 3)
+    named = [Named("x", Kind.INPUT, x, {0: Varying("rows", 64)})]
+    with pytest.raises(CaptureError, match="assumes"):
+        capture("p", lambda: {"out": x * 2 if x.shape[0] > 4 else x}, named)

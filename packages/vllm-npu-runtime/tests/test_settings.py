@@ -129,7 +129,7 @@ def test_every_setting_is_listed_with_its_variable() -> None:
         "decode_batch_bucket",
         "manual_buckets",
     )
-    assert len(variables) == 7 + 5 * len(BUCKETS)
+    assert len(variables) == 9 + 5 * len(BUCKETS)
 
 
 def test_an_unknown_key_is_refused_with_the_nearest() -> None:

@@ -28,7 +28,7 @@ def load(
     **options: object,
 ) -> SimExecutable:
     """A program compiled and bound, with driver options."""
-    executable = driver.compile(program, device, CompileOptions(timeout, options))
+    executable = driver.compile(program, device, CompileOptions(timeout, driver=options))
     inputs = program.named(Kind.INPUT)
     executable.bind({k: torch.zeros(b.shape, dtype=b.dtype) for k, b in inputs.items()})
     return executable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("Key", "Model", "Device", "Written by", "Graphs", "Size", "Last used")
 KEY_WIDTH = 12
+LONGEST = 36500
+"""Days."""
 
 
 class CacheGroup(ExtensibleGroup):
@@ -58,6 +61,9 @@ def list_entries(
         console.print(_table(found))
         total = in_words(sum(entry.size for entry in found))
         console.print(f"{total} in {root}", soft_wrap=True)
+    if not as_json:
+        for note in _notes():
+            typer.echo(note)
 
 
 @app.command()
@@ -100,7 +106,7 @@ def clear(
     ] = None,
     older_than: Annotated[
         float | None,
-        typer.Option(metavar="DAYS", min=0, help="Only what was not used for so many days."),
+        typer.Option(metavar="DAYS", help="Only what was not used for so many days."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
 ) -> None:
@@ -110,9 +116,9 @@ def clear(
     """
     from vllm_npu_runtime.compile_cache import cache_directory, inventory
 
+    unused_for = None if older_than is None else _days(older_than)
     root = cache_directory()
     with _told():
-        unused_for = None if older_than is None else timedelta(days=older_than)
         wanted = inventory.chosen(inventory.entries(root), key, unused_for)
     if not wanted:
         typer.echo(f"Nothing to remove in {root}.")
@@ -129,6 +135,25 @@ def clear(
     typer.echo(f"{in_words(done.freed)} freed.")
     if done.kept:
         raise typer.Exit(1)
+
+
+def _notes() -> Iterator[str]:
+    """What the environment says of the cache's use."""
+    from vllm_npu_runtime.compile_cache import enabled
+    from vllm_npu_runtime.compile_cache.location import OFF
+    from vllm_npu_runtime.errors import ConfigurationError
+
+    try:
+        if not enabled():
+            yield f"{OFF}={os.environ[OFF]}: engines neither read nor write it."
+    except ConfigurationError as error:
+        yield str(error)
+
+
+def _days(number: float) -> timedelta:
+    if not 0 <= number <= LONGEST:  # a number that isn't one is refused too
+        raise typer.BadParameter(f"--older-than {number}: from 0 to {LONGEST} days are allowed.")
+    return timedelta(days=number)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def _within(path: str) -> str:
     return path
 
 
-Extent = Annotated[int, Field(ge=0, lt=2**63)]
+Size = Annotated[int, Field(ge=0, lt=2**63)]
 Checksum = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Within = Annotated[str, AfterValidator(_within)]
 
@@ -48,7 +48,7 @@ class BindingRecord(Record):
 
     name: str
     kind: Kind
-    shape: Annotated[tuple[Extent | None, ...], Field(max_length=64)]
+    shape: Annotated[tuple[Size | None, ...], Field(max_length=64)]
     dtype: str
 
     @classmethod
@@ -69,7 +69,7 @@ class BindingRecord(Record):
 class FileRecord(Record):
     """A file's size in bytes, and its SHA-256."""
 
-    size: Annotated[int, Field(ge=0)]
+    size: Size
     sha256: Checksum
 
 

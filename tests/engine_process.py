@@ -1,7 +1,7 @@
 """An engine in a process of its own, for what a process decides once: its device.
 
 `python -m tests.engine_process JSON`, where JSON lists the model's path, prompts, number of new
-tokens, settings of ours and options of vLLM; prints the greedy tokens, and what was compiled for them.
+tokens, settings of ours and options of vLLM; prints the greedy tokens and what was compiled.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def tokens_of(done: subprocess.CompletedProcess[str]) -> list[list[int]]:
 
 
 def compiled(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
-    """What the engine compiled: `graphs`, those `loaded` instead, and Dynamo's `frames`."""
+    """How many `graphs` were compiled and `loaded`, and how many `frames` Dynamo traced."""
     lines = [line for line in done.stdout.splitlines() if line.startswith(COMPILED)]
     assert lines, done.stdout[-3000:] + done.stderr[-3000:]
     result: dict[str, int] = json.loads(lines[0].removeprefix(COMPILED))
@@ -91,7 +91,7 @@ def _count(worker: Any) -> dict[str, int]:
     return {
         "graphs": int(values[names.COMPILED]),
         "loaded": int(values[names.LOADED]),
-        "frames": sum(torch._dynamo.utils.counters["frames"].values()),
+        "frames": torch._dynamo.utils.counters["stats"]["unique_graphs"],
     }
 
 

@@ -1,4 +1,4 @@
-"""The compile cache: a second start compiles nothing, and nothing on the disk can stop an engine."""
+"""The compile cache: a second start compiles nothing, and no state of the disk stops an engine."""
 
 from __future__ import annotations
 

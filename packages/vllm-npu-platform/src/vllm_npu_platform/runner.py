@@ -21,7 +21,8 @@ from vllm_npu_platform.graph.logits import LogitsGraph, route_logits
 from vllm_npu_platform.graph.shapes import graph_shapes
 from vllm_npu_platform.graph.step_graph import AUXILIARY, HIDDEN
 from vllm_npu_platform.kv_cache import kv_cache_specs
-from vllm_npu_platform.sampling import GeneratorStates
+from vllm_npu_platform.sampling.generators import GeneratorStates
+from vllm_npu_platform.sampling.greedy import argmax
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -48,14 +49,14 @@ class NPUModelRunner(CPUModelRunner):
         self.draft_executor: GraphExecutor | None = None
         self.logits: list[LogitsGraph] = []
         self._generators = GeneratorStates()
+        self.sampler.greedy_sample = argmax
 
     def build_executors(self) -> list[GraphExecutor]:
         """Make the executors, once weights and KV caches are there."""
         if self.model_config.enforce_eager:
             return []
-        compiler = Compiler(
-            self.vllm_config, self.target, compile_cache(self.vllm_config, self.target)
-        )
+        cache = compile_cache(self.vllm_config, self.target, self.model)
+        compiler = Compiler(self.vllm_config, self.target, cache)
         self.executor = GraphExecutor(
             self.model,
             self._inputs(),

@@ -11,7 +11,7 @@ pytest.importorskip("openvino")
 
 from vllm_npu_runtime.drivers.base import CompileOptions, Executable
 from vllm_npu_runtime.errors import ConfigurationError
-from vllm_npu_runtime.openvino.saved import BLOB, CONSTANTS, GRAPH
+from vllm_npu_runtime.openvino.saved import BLOB, CONSTANTS, GRAPH, WEIGHTS
 from vllm_npu_runtime.program import Program
 
 from .programs import DRIVER, load, make
@@ -53,7 +53,7 @@ def test_weights_are_not_saved(tmp_path: Path) -> None:
     assert sum(each.stat().st_size for each in tmp_path.iterdir()) < w.nbytes / 10
 
 
-@pytest.mark.parametrize("name", [GRAPH, CONSTANTS, BLOB])
+@pytest.mark.parametrize("name", [GRAPH, CONSTANTS, BLOB, WEIGHTS])
 @pytest.mark.parametrize("kept", [None, 0.0, 0.3, 0.9])
 def test_damage_is_refused(tmp_path: Path, name: str, kept: float | None) -> None:
     """A file that is gone, empty, or cut short."""
@@ -65,6 +65,18 @@ def test_damage_is_refused(tmp_path: Path, name: str, kept: float | None) -> Non
         path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
     with pytest.raises(ConfigurationError, match=str(tmp_path)):
         DRIVER.load(saved.program, "CPU", tmp_path, options)
+
+
+def test_a_compiled_model_with_other_weights_is_refused(tmp_path: Path) -> None:
+    """The checkpoint has been changed since."""
+    saved, options = _save(tmp_path, keep_blob=True)
+    saved.bind({"w": W * 2})
+    saved.run()
+    (tmp_path / "newer").mkdir()
+    assert DRIVER.save(saved, tmp_path / "newer")
+    DRIVER.load(saved.program, "CPU", tmp_path, options)
+    with pytest.raises(ConfigurationError, match="other weights"):
+        DRIVER.load(saved.program, "CPU", tmp_path / "newer", options)
 
 
 @pytest.mark.parametrize("other", ["name", "shape", "dtype"])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import vllm
 import vllm.envs
 
+import vllm_npu_platform
+import vllm_npu_runtime
 from vllm_npu_platform import __version__
 from vllm_npu_platform.graph.shapes import contract_of, graph_shapes
 from vllm_npu_platform.kv_cache import is_opaque, kv_dtype
@@ -25,17 +29,24 @@ if TYPE_CHECKING:
 _IRRELEVANT = {"device", "strict", "warm_up", "run_timeout"}
 
 
-def compile_cache(config: VllmConfig, target: Target) -> CompileCache | None:
+def compile_cache(
+    config: VllmConfig, target: Target, model: torch.nn.Module
+) -> CompileCache | None:
     """The cache of this configuration's graphs; None where caching is switched off."""
     if not enabled():
         return None
-    return CompileCache(cache_directory(), cache_key(config, target))
+    return CompileCache(cache_directory(), cache_key(config, target, model))
 
 
-def cache_key(config: VllmConfig, target: Target) -> CacheKey:
+def cache_key(config: VllmConfig, target: Target, traced: torch.nn.Module) -> CacheKey:
     """Everything that a graph of this configuration depends on.
 
     Weights aren't in it: a saved graph takes them from the checkpoint.
+
+    Args:
+        config: vLLM's.
+        target: the device and our settings.
+        traced: the model, of which every module's code counts.
     """
     model, cache = config.model_config, config.cache_config
     device, driver = target.device.info.name, target.device.driver
@@ -60,8 +71,24 @@ def cache_key(config: VllmConfig, target: Target) -> CacheKey:
         "vllm": [vllm.__version__, config.compute_hash(), _environment()],
         "torch": torch.__version__,
         "platform": __version__,
+        "code": _code(traced),
     }
     return CacheKey(parts)
+
+
+def _code(traced: torch.nn.Module) -> str:
+    """Digest of what traces and converts, and of the files that the model's classes come from.
+
+    Versions don't tell an edited file, as in an editable install or a model plugin.
+    """
+    files = {inspect.getsourcefile(kind) for kind in {type(each) for each in traced.modules()}}
+    paths = {Path(file) for file in files if file is not None}
+    for package in (vllm_npu_platform, vllm_npu_runtime):
+        paths.update(Path(package.__path__[0]).rglob("*.py"))
+    total = hashlib.sha256()
+    for path in sorted(paths):
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()[:16]
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -56,9 +56,9 @@ class LogitsGraph:
         self._bound: torch.Tensor | None = None
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits `[rows, vocabulary]` of hidden states `[rows, hidden]`. The caller owns them."""
+        """Float32 logits `[rows, vocabulary]` of states `[rows, hidden]`. The caller owns them."""
         if self._executable is None:
-            return self._head(hidden)
+            return self._head(hidden).float()
         rows = hidden.shape[0]
         if self._bound is None or self._bound.shape[0] != rows:
             self._bound = self._buffer[:rows]
@@ -75,7 +75,7 @@ class LogitsGraph:
         head, hidden = self._head, self._buffer
 
         def function() -> Mapping[str, torch.Tensor]:
-            return {NAME: head(hidden)}
+            return {NAME: head(hidden).float()}  # what vLLM's sampler works in
 
         given = Named(INPUT, Kind.INPUT, hidden, {0: Varying("rows", hidden.shape[0])})
         try:

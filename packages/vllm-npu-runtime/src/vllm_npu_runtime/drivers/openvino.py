@@ -136,7 +136,7 @@ class OpenVINODriver:
         model = saved.read(program, directory)
         keeps = _keeps_blob(OpenVINOOptions.of(options.driver), device)
         config = _config(program, device, options)
-        blob = saved.read_blob(directory, device, config) if keeps else None
+        blob = saved.read_blob(program, directory, device, config) if keeps else None
         return _executable(program, model, device, options, blob)
 
 

@@ -3,53 +3,19 @@
 OpenVINO computes a whole model in the precision hint's type, also what the program has in
 float32. An angle grows with a token's position: in bfloat16 that of position 5000 would be off
 by several turns of a rotary embedding's fastest pair.
-
-OpenVINO has a mark for nodes that keep their type. Python can't set it, but it can be written
-into a model's XML.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from xml.etree import ElementTree
-
 import openvino as ov
 import openvino.opset15 as ops
 
-from vllm_npu_runtime.openvino.attention import restore
 
-_MARK = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:dynamic"}
-_NAME = "vllm_npu_angle:"
+def angles(model: ov.Model) -> list[ov.Node]:
+    """Sines, cosines, and every float32 node that their arguments come from.
 
-
-def keep_angles(model: ov.Model, core: ov.Core) -> ov.Model:
-    """The model with its angles marked; the same model if it has none.
-
-    Args:
-        model: may be changed.
-        core: reads the marked one.
+    Nodes that can't carry a mark are replaced in the model by others that can.
     """
-    chain = _chain(model)
-    if not chain:
-        return model
-    for number, node in enumerate(map(_unsqueezed, chain)):
-        node.set_friendly_name(f"{_NAME}{number}")
-    with TemporaryDirectory(prefix="vllm-npu-") as directory:
-        path = Path(directory) / "model.xml"
-        ov.serialize(model, path)
-        tree = ElementTree.parse(path)
-        for layer in tree.iterfind("layers/layer"):
-            if str(layer.get("name")).startswith(_NAME):
-                _mark(layer)
-        tree.write(path)
-        marked = core.read_model(path)
-    restore(marked)
-    return marked
-
-
-def _chain(model: ov.Model) -> list[ov.Node]:
-    """Sines, cosines, and every float32 node that their arguments come from."""
     found: dict[str, ov.Node] = {}
     waiting = [node for node in model.get_ops() if node.get_type_name() in ("Sin", "Cos")]
     while waiting:
@@ -59,7 +25,7 @@ def _chain(model: ov.Model) -> list[ov.Node]:
             if node.get_name() not in found:
                 waiting += [operand.get_node() for operand in node.input_values()]
             found[node.get_name()] = node
-    return list(found.values())
+    return [_unsqueezed(node) for node in found.values()]
 
 
 def _unsqueezed(node: ov.Node) -> ov.Node:
@@ -74,11 +40,3 @@ def _unsqueezed(node: ov.Node) -> ov.Node:
     for user in list(node.output(0).get_target_inputs()):
         user.replace_source_output(reshape.output(0))
     return reshape
-
-
-def _mark(layer: ElementTree.Element) -> None:
-    info = layer.find("rt_info")
-    if info is None:
-        info = ElementTree.Element("rt_info")
-        layer.insert(0 if layer.find("data") is None else 1, info)
-    ElementTree.SubElement(info, "attribute", _MARK)

@@ -14,10 +14,12 @@ from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from openvino.frontend.pytorch.utils import torch_tensor_to_ov_const
 
 from vllm_npu_runtime.errors import UnsupportedOperatorError
-from vllm_npu_runtime.openvino import attention, rotary
-from vllm_npu_runtime.openvino.angles import keep_angles
+from vllm_npu_runtime.openvino import attention, gated_mlp, rotary
+from vllm_npu_runtime.openvino.angles import angles
+from vllm_npu_runtime.openvino.arithmetic import in_float32
 from vllm_npu_runtime.openvino.devices import core
 from vllm_npu_runtime.openvino.functional import PureGraph
+from vllm_npu_runtime.openvino.marks import Mark, marked
 from vllm_npu_runtime.openvino.operators import TRANSLATORS
 from vllm_npu_runtime.openvino.split_products import part_of, whole_name
 
@@ -43,7 +45,7 @@ def convert(pure: PureGraph) -> ov.Model:
         Unconverted: names the operators that are the reason.
     """
     frontend = FrontEndManager().load_by_framework("pytorch")
-    own = {each.OPERATOR: each.translate for each in (attention, rotary)}
+    own = {each.OPERATOR: each.translate for each in (attention, gated_mlp, rotary)}
     for name, translate in {**own, **TRANSLATORS}.items():
         frontend.add_extension(ConversionExtension(name, translate))
     decoder = TorchFXPythonDecoder(pure.graph)
@@ -60,7 +62,8 @@ def convert(pure: PureGraph) -> ov.Model:
     # Fuses a weight's transposition into the product; done later, it would copy the weight.
     apply_moc_transformations(model, cf=False)
     model.validate_nodes_and_infer_types()
-    return keep_angles(model, core())
+    marks = {Mark.DECOMPRESSES: in_float32(model), Mark.KEEPS_TYPE: angles(model)}
+    return marked(model, marks, core())
 
 
 def with_weights(model: ov.Model, weights: Mapping[str, torch.Tensor]) -> ov.Model:

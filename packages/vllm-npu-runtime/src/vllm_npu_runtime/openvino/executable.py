@@ -67,6 +67,11 @@ class OpenVINOExecutable:
         self._set_up()
 
     @property
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        """Those that are compiled in."""
+        return self._weights
+
+    @property
     def memory(self) -> int:
         """Bytes that its own outputs take; what OpenVINO holds inside it doesn't tell."""
         return sum(result.nbytes for result in self._results if result is not None)

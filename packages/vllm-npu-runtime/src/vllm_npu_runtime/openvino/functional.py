@@ -13,6 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from vllm_npu_runtime.errors import UnsupportedOperatorError
 from vllm_npu_runtime.openvino import attention  # noqa: F401  (defines the operator)
+from vllm_npu_runtime.openvino.gated_mlp import fuse_gated_mlp
 from vllm_npu_runtime.openvino.rotary import fuse_rotary
 from vllm_npu_runtime.openvino.split_products import split_products
 from vllm_npu_runtime.ops import encoder_attention, gather_attention
@@ -93,7 +94,9 @@ def functional(program: Program, is_piece: bool = False) -> PureGraph:
         graph.graph.erase_node(node)
     fuse_rotary(graph)
     weights = {each.name for each in program.inputs if each.kind is Kind.WEIGHT}
-    return PureGraph(graph, split_products(graph, inputs, weights))
+    inputs = split_products(graph, inputs, weights)
+    fuse_gated_mlp(graph)
+    return PureGraph(graph, inputs)
 
 
 def _with_own_attention(program: Program) -> tuple[torch.fx.GraphModule, tuple[str, ...]]:

@@ -6,10 +6,13 @@ NPUs, the compiled model is kept as well; that one holds the weights.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import openvino as ov
+import torch
 
 from vllm_npu_runtime.errors import ConfigurationError
 from vllm_npu_runtime.openvino.attention import restore
@@ -23,6 +26,7 @@ from vllm_npu_runtime.program import Binding, Program
 GRAPH = "model.xml"
 CONSTANTS = "model.bin"
 BLOB = "compiled.blob"
+WEIGHTS = "weights.sha256"
 
 
 def write(executable: OpenVINOExecutable, directory: Path, blob: bool) -> None:
@@ -31,6 +35,7 @@ def write(executable: OpenVINOExecutable, directory: Path, blob: bool) -> None:
     ov.save_model(executable.model, directory / GRAPH, compress_to_fp16=False)
     if blob and executable.compiled is not None:
         (directory / BLOB).write_bytes(executable.compiled.export_model().getvalue())
+        (directory / WEIGHTS).write_text(_digest(executable.weights))
 
 
 def read(program: Program, directory: Path) -> ov.Model:
@@ -78,22 +83,38 @@ def _fits(port: ov.Output, binding: Binding) -> bool:
     return port.get_element_type() == kind and port.get_partial_shape().compatible(shape)
 
 
-def read_blob(directory: Path, device: str, config: dict[str, Any]) -> ov.CompiledModel:
-    """The compiled model.
+def read_blob(
+    program: Program, directory: Path, device: str, config: dict[str, Any]
+) -> ov.CompiledModel:
+    """The compiled model, if it holds the program's weights.
 
     Args:
+        program: with the weights that the checkpoint has now.
         directory: where it lies.
         device: that it was compiled for.
         config: that it was compiled with, which the file doesn't keep.
 
     Raises:
-        ConfigurationError: it is missing, or can't be read on this device.
+        ConfigurationError: it is missing, can't be read on this device, or holds other weights.
     """
     path = directory / BLOB
-    if not path.is_file():
-        raise ConfigurationError(f"{path} is missing.")
+    for each in (path, directory / WEIGHTS):
+        if not each.is_file():
+            raise ConfigurationError(f"{each} is missing.")
+    if (directory / WEIGHTS).read_text() != _digest(program.weights):
+        raise ConfigurationError(f"{path} holds other weights than the model has now.")
     try:
         return core().import_model(path.read_bytes(), device, config)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise ConfigurationError(f"{path} can't be read: {reason}") from error
+
+
+def _digest(weights: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of weights with their names, in hexadecimal digits."""
+    total = hashlib.sha256()
+    for name, weight in sorted(weights.items()):
+        total.update(name.encode())
+        octets = weight.detach().contiguous().reshape(-1).view(torch.uint8)
+        total.update(octets.numpy().data)
+    return total.hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from vllm_npu_platform.sampling import GeneratorStates
+from vllm_npu_platform.sampling.generators import GeneratorStates
 
 
 def seeded(*rows: int) -> dict[int, torch.Generator]:

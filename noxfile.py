@@ -37,8 +37,9 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run every test; arguments after `--` go to pytest."""
-    development(session).run("python", "-m", "pytest", *session.posargs)
+    """Run every test, in two processes; arguments after `--` go to pytest instead."""
+    arguments = session.posargs or ["-n", "2"]
+    development(session).run("python", "-m", "pytest", *arguments)
 
 
 @nox.session

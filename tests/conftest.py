@@ -7,6 +7,7 @@ is already running if there is one.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,19 @@ ENGINE: dict[str, Any] = {
     "kv_cache_memory_bytes": 32 << 20,
     "seed": 0,
 }
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where tests run in several processes, give those that share engines or a file to one."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class BySharing(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            contract = re.search(rf"\[({'|'.join(CONTRACTS)})\b", nodeid)
+            return contract[1] if contract else nodeid.split("::")[0]
+
+    return BySharing(config, log)
 
 
 @pytest.fixture(scope="session")

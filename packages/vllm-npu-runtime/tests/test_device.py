@@ -98,6 +98,12 @@ def test_auto_never_falls_back_to_the_host_but_names_the_way_there(install: Inst
     assert "VLLM_NPU_DEVICE=reference" in str(raised.value)
 
 
+def test_the_way_to_the_host_is_openvino_where_that_finds_the_cpu(install: Install) -> None:
+    install(openvino=[info("CPU")], reference=[info("")])
+    with pytest.raises(ConfigurationError, match="VLLM_NPU_DEVICE=openvino:CPU"):
+        find("auto")
+
+
 def test_an_unknown_driver_is_refused_with_the_nearest(install: Install) -> None:
     install(acme=[info("A")])
     with pytest.raises(ConfigurationError, match="Did you mean 'acme'"):

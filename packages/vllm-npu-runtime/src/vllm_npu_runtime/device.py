@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from vllm_npu_runtime.drivers.base import Capabilities, DeviceInfo, Driver
 
 AUTO = "auto"
-HOST_HINT = "VLLM_NPU_DEVICE=reference"
+_FAST_HOST, _ANY_HOST = "openvino:CPU", "reference"
 
 
 @dataclass(frozen=True)
@@ -59,19 +60,26 @@ def find(spec: str) -> Device:
     raise ConfigurationError.unknown("device", spec, names)
 
 
+def for_host(names: Collection[str]) -> str:
+    """What to choose of the devices that were found, where none is an NPU."""
+    return _FAST_HOST if _FAST_HOST in names else _ANY_HOST
+
+
 def _first_npu() -> Device:
-    reasons = []
+    reasons, names = [], []
     for name in drivers.available():
         try:
             driver = drivers.load(name)
             for info in driver.devices():
+                device = Device(driver, info)
                 if info.is_npu:
-                    return Device(driver, info)
+                    return device
+                names.append(device.name)
         except NPUError as error:
             reasons.append(f"{name}: {error}")
         else:
             reasons.append(f"{name}: no NPU")
     raise ConfigurationError(
         f"No NPU was found ({'; '.join(reasons) or 'no driver is installed'}). "
-        f"To run on the host, set {HOST_HINT}."
+        f"To run on the host, set VLLM_NPU_DEVICE={for_host(names)}."
     )

@@ -116,7 +116,7 @@ class TestRequirement:
             raise PackageNotFoundError
 
         monkeypatch.setattr(requirement, "version", missing)
-        with pytest.raises(ConfigurationError, match=r"pip install vllm-npu-runtime\[openvino\]"):
+        with pytest.raises(ConfigurationError, match=r"pip install 'vllm-npu-runtime\[openvino\]'"):
             DRIVER.devices()
 
     @pytest.mark.parametrize("version", ["2025.3.0", "2026.3.1"])

@@ -7,6 +7,7 @@ type throughout; and what they compute is the same.
 
 from __future__ import annotations
 
+import numpy as np
 import openvino as ov
 import openvino.opset15 as ops
 
@@ -31,7 +32,7 @@ def in_float32(model: ov.Model) -> list[ov.Node]:
         if kind == "Parameter" and node.get_element_type() in SMALL:
             wide += _convert_after(node)
         elif kind == "Constant" and node.get_element_type() in SMALL:
-            _replace(node, ops.constant(node.get_data().astype("float32")))
+            _replace(node, ops.constant(node.get_data(dtype=np.float32)))
         elif kind == "Convert" and node.get_output_element_type(0) in SMALL:
             _replace(node, ops.convert(node.input_value(0), "f32"))
     for result, kind in zip(model.get_results(), types, strict=True):
@@ -52,6 +53,7 @@ def _convert_after(parameter: ov.Node) -> list[ov.Node]:
         if node.get_type_name() == "Gather" and user.get_index() == 0:
             following = list(node.output(0).get_target_inputs())
             converted = ops.convert(node.output(0), "f32")
+            _take_names(node, converted)
             for each in following:
                 each.replace_source_output(converted.output(0))
         else:
@@ -64,6 +66,11 @@ def _convert_after(parameter: ov.Node) -> list[ov.Node]:
     return [whole]
 
 
+def _take_names(old: ov.Node, new: ov.Node) -> None:
+    new.output(0).get_tensor().set_names(old.output(0).get_tensor().get_names())
+
+
 def _replace(old: ov.Node, new: ov.Node) -> None:
+    _take_names(old, new)
     for user in list(old.output(0).get_target_inputs()):
         user.replace_source_output(new.output(0))

@@ -63,7 +63,7 @@ class PureGraph:
     inputs: tuple[str, ...]
 
 
-def functional(program: Program, is_piece: bool = False) -> PureGraph:
+def functional(program: Program, is_piece: bool = False, gated: bool = True) -> PureGraph:
     """Rewrite a program's graph for the converter. The program stays as it was.
 
     What a program writes into an input that every run brings anew is seen by the program alone.
@@ -71,6 +71,7 @@ def functional(program: Program, is_piece: bool = False) -> PureGraph:
     Args:
         program: to rewrite.
         is_piece: whether another piece of the same program may read what this one writes.
+        gated: whether gated layers get the form that is run as one operation.
 
     Raises:
         UnsupportedOperatorError: it writes to an input that somebody else reads, other than a
@@ -95,7 +96,8 @@ def functional(program: Program, is_piece: bool = False) -> PureGraph:
     fuse_rotary(graph)
     weights = {each.name for each in program.inputs if each.kind is Kind.WEIGHT}
     inputs = split_products(graph, inputs, weights)
-    fuse_gated_mlp(graph)
+    if gated:
+        fuse_gated_mlp(graph)
     return PureGraph(graph, inputs)
 
 

@@ -12,6 +12,13 @@ import openvino as ov
 import openvino.opset15 as ops
 import torch
 
+BLOCK = 32
+"""Rows and columns that the plugin's kernel works on at once. It reads past the end of a weight
+if the inner size is less than two of these (2026.4.1: a segmentation fault)."""
+
+THREADS = 2
+"""The kernel gives a block to a pair of threads; with one it divides by zero (2026.4.1)."""
+
 OPERATOR = "vllm_npu_openvino.gated_mlp.default"
 
 torch.library.define(
@@ -65,6 +72,9 @@ def _match(product: torch.fx.Node) -> tuple[torch.fx.Node, ...] | None:
         return None
     gate, up = _transposed(lower.args[1]), _transposed(upper.args[1])
     if gate is None or up is None:
+        return None
+    inner, outer = gate.meta["val"].shape
+    if inner % BLOCK or outer % BLOCK or inner < 2 * BLOCK:
         return None
     return lower.args[0], gate, up, down
 

@@ -38,18 +38,19 @@ def marked(model: ov.Model, marks: Mapping[Mark, Sequence[ov.Node]], core: ov.Co
     """
     if not any(marks.values()):
         return model
-    prefixes = {mark: f"vllm_npu:{mark.name}:" for mark in marks}
+    wanted: dict[str, list[Mark]] = {}
     for mark, nodes in marks.items():
-        for number, node in enumerate(nodes):
-            node.set_friendly_name(f"{prefixes[mark]}{number}")
+        for node in nodes:
+            # Its own name, which no other node has, so that the same node is found twice.
+            node.set_friendly_name(f"vllm_npu:{node.get_name()}")
+            wanted.setdefault(node.get_friendly_name(), []).append(mark)
     with TemporaryDirectory(prefix="vllm-npu-") as directory:
         path = Path(directory) / "model.xml"
         ov.serialize(model, path)
         tree = ElementTree.parse(path)
         for layer in tree.iterfind("layers/layer"):
-            for mark, prefix in prefixes.items():
-                if str(layer.get("name")).startswith(prefix):
-                    _write(layer, mark)
+            for mark in wanted.get(str(layer.get("name")), ()):
+                _write(layer, mark)
         tree.write(path)
         result = core.read_model(path)
     restore(result)

@@ -10,7 +10,7 @@ from packaging.version import InvalidVersion, Version
 from vllm_npu_runtime.errors import ConfigurationError
 
 OLDEST = Version("2026.4")
-INSTALL = "Install it with `pip install vllm-npu-runtime[openvino]`."
+INSTALL = "Install it with `pip install 'vllm-npu-runtime[openvino]'`."
 
 
 @cache

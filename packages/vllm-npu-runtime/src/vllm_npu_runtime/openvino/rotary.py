@@ -79,7 +79,23 @@ def _match(cat: torch.fx.Node) -> tuple[torch.fx.Node, torch.fx.Node, torch.fx.N
     if [tuple(each) for each in rest] != [(x2, cos), (x1, sin)]:
         return None
     x = _halves(x1, x2)
-    return None if x is None else (x, cos, sin)
+    return (x, cos, sin) if _fits(x, cos, sin, cat) else None
+
+
+def _fits(*nodes: object) -> bool:
+    """Whether x, cos, sin and the result are `[T, H, D]`, twice `[T, 1, D / 2]` and as x."""
+    values = [node.meta["val"] for node in nodes if isinstance(node, torch.fx.Node)]
+    if len(values) < len(nodes):
+        return False
+    x, cos, sin, result = values
+    tokens, _, size = result.shape
+    angles = (tokens, 1, size // 2)
+    # As text, for a comparison of sizes that vary would be an assumption about them.
+    return (
+        str(x.shape) == str(result.shape)
+        and str(cos.shape) == str(sin.shape) == str(torch.Size(angles))
+        and x.dtype == cos.dtype == sin.dtype
+    )
 
 
 def _halves(first: torch.fx.Node, second: torch.fx.Node) -> torch.fx.Node | None:

@@ -65,19 +65,14 @@ def split_products(
         weight = _weight(product, held)
         if weight is None:
             continue
-        biased = _biased(product, held)
-        result = product if biased is None else biased[0]
-        cuts = _cuts(result)
+        cuts = _cuts(product)
         if cuts is None:
             continue
         for cut in cuts:
-            with graph.inserting_before(result):
+            with graph.inserting_before(product):
                 part = _part(graph, weight, cut, names)
                 transposed = graph.call_function(_aten.t.default, (part,))
                 own = graph.call_function(_aten.mm.default, (product.args[0], transposed))
-                if biased is not None:
-                    bias = _part(graph, biased[1], cut, names)
-                    own = graph.call_function(_aten.add.Tensor, (own, bias))
             own.meta["val"] = cut.taken.meta["val"]
             cut.taken.replace_all_uses_with(own)
     graph.eliminate_dead_code()
@@ -98,24 +93,11 @@ def _weight(product: torch.fx.Node, held: set[torch.fx.Node]) -> torch.fx.Node |
     return weight
 
 
-def _biased(
-    product: torch.fx.Node, held: set[torch.fx.Node]
-) -> tuple[torch.fx.Node, torch.fx.Node] | None:
-    """The sum of a product and a bias, and the bias, if that is all that becomes of it."""
-    if len(product.users) != 1:
-        return None
-    (user,) = product.users
-    if not _is(user, _aten.add.Tensor) or user.kwargs:
-        return None
-    other = user.args[1] if user.args[0] is product else user.args[0]
-    return (user, other) if other in held and other.meta["val"].dim() == 1 else None
-
-
-def _cuts(result: torch.fx.Node) -> list[_Cut] | None:
-    """Every column range that is taken of `result`; None if it is used in another way."""
-    width = result.meta["val"].shape[1]
+def _cuts(product: torch.fx.Node) -> list[_Cut] | None:
+    """Every column range that is taken of a product; None if it is used in another way."""
+    width = product.meta["val"].shape[1]
     cuts: list[_Cut] = []
-    for user in result.users:
+    for user in product.users:
         if _is(user, _aten.slice.Tensor):
             given = dict(zip(("x", "dim", "start", "end", "step"), user.args, strict=False))
             begin, end = given.get("start") or 0, given.get("end", width)

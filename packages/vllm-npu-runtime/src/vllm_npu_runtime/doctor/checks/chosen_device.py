@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from vllm_npu_runtime.device import AUTO, HOST_HINT
+from vllm_npu_runtime.device import AUTO, for_host
 from vllm_npu_runtime.doctor.environment import Environment
 from vllm_npu_runtime.doctor.result import Result, error, ok, warning
 from vllm_npu_runtime.doctor.sizes import in_words
@@ -12,17 +12,18 @@ def check(environment: Environment) -> Iterator[Result]:
     """Find it as the platform does."""
     found, given = environment.find(), environment.device_as_given
     if found.device is None:
-        _, _, name = HOST_HINT.partition("=")
+        names = {device.name for report in found.drivers for device in report.devices}
+        choice = f"export VLLM_NPU_DEVICE={for_host(names)}"
         problem = f"VLLM_NPU_DEVICE={given}: {found.device_error}"
         if environment.device == AUTO:
             yield warning(
                 f"{problem} vLLM will not use this suite.",
-                f"`export {HOST_HINT}` to run on the host, or install the driver of your NPU.",
+                f"`{choice}` to run on the host, or install the driver of your NPU.",
             )
         else:
             yield error(
                 problem,
-                f"Choose one that `vllm-npu devices` lists, as in `export VLLM_NPU_DEVICE={name}`.",
+                f"Choose one that `vllm-npu devices` lists, as in `{choice}`.",
             )
         return
     info = next(

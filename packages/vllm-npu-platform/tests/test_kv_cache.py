@@ -1,0 +1,186 @@
+"""The KV cache: its dtype, and how many bytes vLLM sets aside for a block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig
+from vllm.config import ModelConfig, VllmConfig
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheSpec, MambaSpec, SlidingWindowSpec
+
+from vllm_npu_platform.checks.config import check_config
+from vllm_npu_platform.kv_cache import is_opaque, kv_cache_specs, kv_dtype
+from vllm_npu_platform.target import Target
+from vllm_npu_runtime import device
+from vllm_npu_runtime.drivers.base import KVBlock
+from vllm_npu_runtime.errors import ConfigurationError
+from vllm_npu_runtime.settings import Settings
+
+MakeTarget = Callable[..., Target]
+PLAIN, OPAQUE = {"kv_layout": "NHC"}, {"kv_layout": "opaque"}
+LAYOUTS = [PLAIN, OPAQUE]
+UINT4: torch.dtype = torch.uint4  # type: ignore[attr-defined]
+KEPT = (torch.float32, UINT4)
+HEADS, SIZE, BLOCK = 2, 64, 32
+PLAIN_BYTES = 2 * HEADS * SIZE * BLOCK * 4
+SPECS: dict[str, KVCacheSpec] = {
+    "full": FullAttentionSpec(
+        num_kv_heads=HEADS, head_size=SIZE, block_size=BLOCK, dtype=torch.float32
+    ),
+    "window": SlidingWindowSpec(
+        num_kv_heads=HEADS, head_size=SIZE, block_size=BLOCK, dtype=torch.float32, sliding_window=48
+    ),
+    "state": MambaSpec(block_size=BLOCK, shapes=((4, 8),), dtypes=(torch.float32,)),
+}
+
+
+@pytest.fixture
+def config(make_config: Callable[..., Any]) -> Any:
+    """A float32 model without a wish as to KV."""
+    config = make_config()
+    config.model_config.dtype = torch.float32
+    config.cache_config = SimpleNamespace(cache_dtype="auto")
+    return config
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory: pytest.TempPathFactory) -> VllmConfig:
+    """A whole configuration, as checks look at all of it."""
+    directory: Path = tmp_path_factory.mktemp("llama")
+    LlamaConfig(architectures=["LlamaForCausalLM"]).save_pretrained(directory)
+    model = ModelConfig(str(directory), skip_tokenizer_init=True, dtype="float32")
+    return VllmConfig(model_config=model)
+
+
+def bytes_of(specs: dict[str, KVCacheSpec]) -> dict[str, int]:
+    return {name: spec.page_size_bytes for name, spec in specs.items()}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize(
+    ("option", "setting", "dtype"),
+    [
+        ("auto", "auto", torch.float32),
+        ("float16", "auto", torch.float16),
+        ("bfloat16", "auto", torch.bfloat16),
+        ("auto", "float16", torch.float16),
+        ("auto", "uint8", torch.uint8),
+        ("auto", "uint4", UINT4),
+    ],
+)
+def test_the_dtype_is_the_options_or_the_settings_and_else_the_models(
+    layout: dict[str, Any],
+    option: str,
+    setting: str,
+    dtype: torch.dtype,
+    config: Any,
+    make_target: MakeTarget,
+) -> None:
+    config.cache_config.cache_dtype = option
+    assert kv_dtype(config, make_target(layout, kv_cache_dtype=setting)) is dtype
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_option_and_setting_at_once_are_refused(
+    layout: dict[str, Any], config: Any, make_target: MakeTarget
+) -> None:
+    config.cache_config.cache_dtype = "bfloat16"
+    with pytest.raises(ConfigurationError) as error:
+        kv_dtype(config, make_target(layout, kv_cache_dtype="uint8"))
+    assert "--kv-cache-dtype bfloat16" in str(error.value)
+    assert "kv_cache_dtype 'uint8'" in str(error.value)
+    assert "Leave one out" in str(error.value)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_an_option_that_the_device_lacks_is_refused(
+    layout: dict[str, Any],
+    checked: VllmConfig,
+    make_target: MakeTarget,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checked.cache_config, "cache_dtype", "float16")
+    with pytest.raises(ConfigurationError) as error:
+        check_config(checked, make_target({**layout, "kv_cache_dtypes": KEPT}))
+    assert str(error.value) == (
+        "--kv-cache-dtype float16: paper keeps KV in float32, uint4. "
+        "Choose one; 'auto' takes the model's dtype, float32."
+    )
+
+
+@pytest.mark.xfail(reason="checks.config._kv_cache takes the setting's dtype for the model's")
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_a_setting_that_the_device_lacks_is_refused(
+    layout: dict[str, Any], checked: VllmConfig, make_target: MakeTarget
+) -> None:
+    target = make_target({**layout, "kv_cache_dtypes": KEPT}, kv_cache_dtype="uint8")
+    with pytest.raises(ConfigurationError) as error:
+        check_config(checked, target)
+    assert str(error.value).startswith("kv_cache_dtype 'uint8': paper keeps KV in float32, uint4.")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_a_quantized_dtype_passes_where_the_device_has_it(
+    layout: dict[str, Any], checked: VllmConfig, make_target: MakeTarget
+) -> None:
+    check_config(checked, make_target({**layout, "kv_cache_dtypes": KEPT}, kv_cache_dtype="uint4"))
+
+
+def test_a_plain_cache_is_as_vllm_specifies_it(config: Any, make_target: MakeTarget) -> None:
+    target = make_target(PLAIN)
+    assert not is_opaque(config, target)
+    assert kv_cache_specs(SPECS, config, target) == SPECS
+
+
+def test_a_gathered_cache_is_plain_on_any_device(config: Any, make_target: MakeTarget) -> None:
+    target = make_target(OPAQUE, kv_contract="gather")
+    assert not is_opaque(config, target)
+    assert kv_cache_specs(SPECS, config, target) == SPECS
+
+
+def test_an_opaque_cache_has_as_many_bytes_as_the_driver_says(
+    config: Any, make_target: MakeTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounded up to whole bytes per token; the driver is told what a block holds."""
+    target, asked = make_target(OPAQUE, kv_cache_dtype="uint8"), []
+
+    def kv_block_bytes(name: str, block: KVBlock, dtype: torch.dtype) -> int:
+        asked.append((name, block, dtype))
+        return 100 * BLOCK + 1
+
+    monkeypatch.setattr(target.device.driver, "kv_block_bytes", kv_block_bytes)
+    found = bytes_of(kv_cache_specs(SPECS, config, target))
+    assert found["full"] == found["window"] == 101 * BLOCK
+    assert asked == [("", KVBlock(HEADS, SIZE, BLOCK, torch.uint8), torch.float32)] * 2
+
+
+def test_an_opaque_cache_is_otherwise_vllms(config: Any, make_target: MakeTarget) -> None:
+    """vLLM groups layers by their kind and window, and counts blocks by their tokens."""
+    found = kv_cache_specs(SPECS, config, make_target(OPAQUE))
+    assert list(found) == list(SPECS)
+    assert found["state"] is SPECS["state"]
+    for name in ("full", "window"):
+        spec: Any = found[name]
+        assert type(spec) is type(SPECS[name])
+        assert spec.dtype is torch.uint8
+        assert (spec.block_size, spec.num_kv_heads, spec.head_size) == (BLOCK, HEADS, SIZE)
+        assert spec.page_size_bytes == PLAIN_BYTES
+    window: Any = found["window"]
+    assert window.sliding_window == 48
+
+
+def test_openvino_keeps_scales_beside_quantized_numbers(config: Any) -> None:
+    pytest.importorskip("openvino")
+
+    def pages(dtype: str) -> dict[str, int]:
+        target = Target(Settings(kv_cache_dtype=dtype), device.find("openvino:CPU"))
+        return bytes_of(kv_cache_specs(SPECS, config, target))
+
+    assert pages("float32")["full"] == PLAIN_BYTES
+    assert PLAIN_BYTES / 4 < pages("uint8")["full"] < PLAIN_BYTES / 2
+    assert PLAIN_BYTES / 8 < pages("uint4")["full"] < pages("uint8")["full"]

@@ -143,7 +143,6 @@ def test_it_does_not_change_with_other_settings(
     assert key(config, make_target(**settings)) == key(config, make_target())
 
 
-@pytest.mark.xfail(reason="vLLM's compute_hash, which the key holds, digests additional_config")
 def test_settings_count_the_same_wherever_they_are_given(
     config: VllmConfig, make_target: MakeTarget
 ) -> None:

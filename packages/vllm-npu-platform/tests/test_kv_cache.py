@@ -11,7 +11,13 @@ import pytest
 import torch
 from transformers import LlamaConfig
 from vllm.config import ModelConfig, VllmConfig
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheSpec, MambaSpec, SlidingWindowSpec
+from vllm.v1.kv_cache_interface import (
+    AttentionSpec,
+    FullAttentionSpec,
+    KVCacheSpec,
+    MambaSpec,
+    SlidingWindowSpec,
+)
 
 from vllm_npu_platform.checks.config import check_config
 from vllm_npu_platform.kv_cache import is_opaque, kv_cache_specs, kv_dtype
@@ -97,9 +103,14 @@ def test_option_and_setting_at_once_are_refused(
     assert "Leave one out" in str(error.value)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+# What each layout may keep of `KEPT`: the host writes a plain cache, and it can't quantize.
+ALLOWED = [(PLAIN, "float32"), (OPAQUE, "float32, uint4")]
+
+
+@pytest.mark.parametrize(("layout", "allowed"), ALLOWED)
 def test_an_option_that_the_device_lacks_is_refused(
     layout: dict[str, Any],
+    allowed: str,
     checked: VllmConfig,
     make_target: MakeTarget,
     monkeypatch: pytest.MonkeyPatch,
@@ -108,33 +119,47 @@ def test_an_option_that_the_device_lacks_is_refused(
     with pytest.raises(ConfigurationError) as error:
         check_config(checked, make_target({**layout, "kv_cache_dtypes": KEPT}))
     assert str(error.value) == (
-        "--kv-cache-dtype float16: paper keeps KV in float32, uint4. "
+        f"--kv-cache-dtype float16: paper keeps KV in {allowed}. "
         "Choose one; 'auto' takes the model's dtype, float32."
     )
 
 
-@pytest.mark.xfail(reason="checks.config._kv_cache takes the setting's dtype for the model's")
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize(("layout", "allowed"), ALLOWED)
 def test_a_setting_that_the_device_lacks_is_refused(
-    layout: dict[str, Any], checked: VllmConfig, make_target: MakeTarget
+    layout: dict[str, Any], allowed: str, checked: VllmConfig, make_target: MakeTarget
 ) -> None:
     target = make_target({**layout, "kv_cache_dtypes": KEPT}, kv_cache_dtype="uint8")
     with pytest.raises(ConfigurationError) as error:
         check_config(checked, target)
-    assert str(error.value).startswith("kv_cache_dtype 'uint8': paper keeps KV in float32, uint4.")
+    assert str(error.value).startswith(f"kv_cache_dtype 'uint8': paper keeps KV in {allowed}.")
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_a_quantized_dtype_passes_where_the_device_has_it(
-    layout: dict[str, Any], checked: VllmConfig, make_target: MakeTarget
+    checked: VllmConfig, make_target: MakeTarget
 ) -> None:
-    check_config(checked, make_target({**layout, "kv_cache_dtypes": KEPT}, kv_cache_dtype="uint4"))
+    check_config(checked, make_target({**OPAQUE, "kv_cache_dtypes": KEPT}, kv_cache_dtype="uint4"))
+
+
+def test_a_quantized_dtype_is_refused_where_the_host_writes_the_cache(
+    checked: VllmConfig, make_target: MakeTarget
+) -> None:
+    target = make_target(
+        {**OPAQUE, "kv_cache_dtypes": KEPT}, kv_cache_dtype="uint4", kv_contract="gather"
+    )
+    with pytest.raises(ConfigurationError, match="'uint4': paper keeps KV in float32"):
+        check_config(checked, target)
 
 
 def test_a_plain_cache_is_as_vllm_specifies_it(config: Any, make_target: MakeTarget) -> None:
     target = make_target(PLAIN)
     assert not is_opaque(config, target)
     assert kv_cache_specs(SPECS, config, target) == SPECS
+
+
+def test_a_plain_cache_takes_the_settings_dtype(config: Any, make_target: MakeTarget) -> None:
+    specs = kv_cache_specs(SPECS, config, make_target(PLAIN, kv_cache_dtype="bfloat16"))
+    kept = {spec.dtype for spec in specs.values() if isinstance(spec, AttentionSpec)}
+    assert kept == {torch.bfloat16}
 
 
 def test_a_gathered_cache_is_plain_on_any_device(config: Any, make_target: MakeTarget) -> None:

@@ -53,17 +53,18 @@ def is_opaque(config: VllmConfig, target: Target) -> bool:
 def kv_cache_specs(
     specs: Mapping[str, KVCacheSpec], config: VllmConfig, target: Target
 ) -> dict[str, KVCacheSpec]:
-    """vLLM's specification of each layer's cache, with the bytes that the driver needs.
+    """vLLM's specification of each layer's cache, with our dtype or the driver's bytes.
 
     Where the layout is the driver's own, vLLM sees so many bytes per token and no more.
     """
-    if not is_opaque(config, target):
-        return dict(specs)
-    dtype = kv_dtype(config, target)
-    return {
-        name: _opaque(spec, dtype, config, target) if isinstance(spec, AttentionSpec) else spec
-        for name, spec in specs.items()
-    }
+    dtype, opaque = kv_dtype(config, target), is_opaque(config, target)
+
+    def ours(spec: KVCacheSpec) -> KVCacheSpec:
+        if not isinstance(spec, AttentionSpec):
+            return spec
+        return _opaque(spec, dtype, config, target) if opaque else replace(spec, dtype=dtype)
+
+    return {name: ours(spec) for name, spec in specs.items()}
 
 
 def _opaque(

@@ -147,7 +147,7 @@ def _checkpoint(config: VllmConfig, _target: Target) -> Iterator[str]:
 
 
 def _kv_cache(config: VllmConfig, target: Target) -> Iterator[str]:
-    from vllm_npu_platform.kv_cache import kv_dtype
+    from vllm_npu_platform.kv_cache import is_opaque, kv_dtype
 
     model, cache = config.model_config, config.cache_config
     capabilities = target.device.capabilities
@@ -160,9 +160,13 @@ def _kv_cache(config: VllmConfig, target: Target) -> Iterator[str]:
         return
     quantized = cache.cache_dtype.startswith(("fp8", "int8", "nvfp4", "turboquant", "ultraquant"))
     # "auto" is the model's dtype; where that is refused already, mending it mends this.
-    refused = cache.cache_dtype == "auto" and dtype not in capabilities.dtypes
-    if quantized or (dtype not in capabilities.kv_cache_dtypes and not refused):
-        allowed = ", ".join(_short(each) for each in capabilities.kv_cache_dtypes)
+    automatic = cache.cache_dtype == target.settings.kv_cache_dtype == "auto"
+    refused = automatic and dtype not in capabilities.dtypes
+    # The host writes a plain cache, and it can't quantize.
+    plain = not is_opaque(config, target)
+    kept = [d for d in capabilities.kv_cache_dtypes if d.is_floating_point or not plain]
+    if quantized or (dtype not in kept and not refused):
+        allowed = ", ".join(map(_short, kept))
         yield (
             f"{_kv_option(config, target)}: {target.device.name} keeps KV in {allowed}. "
             f"Choose one; 'auto' takes the model's dtype, {_short(model.dtype)}."

@@ -28,14 +28,15 @@ def warm(
     from vllm_npu_runtime.compile_cache.location import cache_directory, enabled
     from vllm_npu_runtime.errors import NPUError
 
-    if not enabled():
-        typer.echo("error: VLLM_DISABLE_COMPILE_CACHE is set, so nothing is kept. Unset it.")
-        raise typer.Exit(2)
-    arguments = _parse([model, *context.args])
     begin = time.perf_counter()
     try:
-        engine = _start(arguments)
-    except (NPUError, ValueError) as error:
+        if not enabled():
+            typer.echo(
+                "error: VLLM_DISABLE_COMPILE_CACHE is set: nothing is kept. Unset it.", err=True
+            )
+            raise typer.Exit(2)
+        engine = _start(_parse([model, *context.args]))
+    except (NPUError, ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
     _report(_worker(engine), time.perf_counter() - begin, str(cache_directory()))
@@ -55,6 +56,8 @@ def _parse(arguments: list[str]) -> Any:
     parser.add_argument("model_tag")
     parser = AsyncEngineArgs.add_cli_args(parser)
     parsed = parser.parse_args(arguments)
+    if any(each.split("=")[0] == "--model" for each in arguments):
+        parser.error(f"--model: the model is '{parsed.model_tag}' already. Leave --model out.")
     parsed.model = parsed.model_tag
     return AsyncEngineArgs.from_cli_args(parsed)
 

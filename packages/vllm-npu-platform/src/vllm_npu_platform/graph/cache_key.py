@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
+import sys
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import vllm_npu_runtime
 from vllm_npu_platform import __version__
 from vllm_npu_platform.graph.shapes import contract_of, graph_shapes
 from vllm_npu_platform.kv_cache import is_opaque, kv_dtype
+from vllm_npu_platform.target import SECTION
 from vllm_npu_runtime.compile_cache.key import CacheKey
 from vllm_npu_runtime.compile_cache.location import cache_directory, enabled
 from vllm_npu_runtime.compile_cache.store import CompileCache
@@ -68,7 +70,7 @@ def cache_key(config: VllmConfig, target: Target, traced: torch.nn.Module) -> Ca
         "max_model_len": model.max_model_len,
         "speculation": _speculation(config),
         "rank": [config.parallel_config.rank, config.parallel_config.world_size],
-        "vllm": [vllm.__version__, config.compute_hash(), _environment()],
+        "vllm": [vllm.__version__, _without_ours(config).compute_hash(), _environment()],
         "torch": torch.__version__,
         "platform": __version__,
         "code": _code(traced),
@@ -81,7 +83,8 @@ def _code(traced: torch.nn.Module) -> str:
 
     Versions don't tell an edited file, as in an editable install or a model plugin.
     """
-    files = {inspect.getsourcefile(kind) for kind in {type(each) for each in traced.modules()}}
+    modules = {sys.modules.get(type(each).__module__) for each in traced.modules()}
+    files = {getattr(module, "__file__", None) for module in modules}
     paths = {Path(file) for file in files if file is not None}
     for package in (vllm_npu_platform, vllm_npu_runtime):
         paths.update(Path(package.__path__[0]).rglob("*.py"))
@@ -89,6 +92,15 @@ def _code(traced: torch.nn.Module) -> str:
     for path in sorted(paths):
         total.update(hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()[:16]
+
+
+def _without_ours(config: VllmConfig) -> VllmConfig:
+    """vLLM's configuration less our settings, of which the key has those that matter."""
+    others = copy(config)
+    given = config.additional_config
+    if isinstance(given, dict):
+        others.additional_config = {key: given[key] for key in given if key != SECTION}
+    return others
 
 
 def _name(dtype: torch.dtype) -> str:

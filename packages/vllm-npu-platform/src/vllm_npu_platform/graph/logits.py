@@ -99,7 +99,7 @@ class LogitsGraph:
         """Free it; what is asked from now on is computed on the host."""
         if self._executable is not None:
             self._executable.close()
-            self._executable = None
+            self._executable = self._bound = None
 
 
 def route_logits(

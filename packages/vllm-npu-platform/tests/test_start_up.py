@@ -57,10 +57,10 @@ def test_it_names_device_dtype_cache_graphs_and_what_the_host_does(
     assert dtype == "bfloat16"
     # A cache that two layers share counts once.
     assert kv == "paged contract, KV NHC, 0.25 GiB of float16, 7 blocks"
-    assert graphs == "3 graphs compiled in 1.5 s, 0 loaded"
+    assert graphs == "3 graphs compiled and 0 loaded in 1.5 s"
     assert buckets == "buckets tokens=8, tokens=64"
     assert left == "on the host: aten.cumsum, aten.sort"
-    assert threads == f"{torch.get_num_threads()} threads for PyTorch"
+    assert threads == f"threads: PyTorch {torch.get_num_threads()}"
 
 
 def test_it_says_so_where_there_is_no_cache_no_graph_and_nothing_left_over(

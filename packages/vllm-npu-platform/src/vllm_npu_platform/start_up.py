@@ -41,8 +41,8 @@ def start_up_line(worker: NPUWorker, executors: Sequence[GraphExecutor], seconds
         layout = f"{kind}, {size / GIB:.2f} GiB of {names_of}, {blocks} blocks"
     values = worker.counters.values
     graphs = (
-        f"{values[names.COMPILED]:.0f} graphs compiled in {seconds:.1f} s, "
-        f"{values[names.LOADED]:.0f} loaded"
+        f"{values[names.COMPILED]:.0f} graphs compiled and {values[names.LOADED]:.0f} loaded "
+        f"in {seconds:.1f} s"
         if executors
         else "no graphs (enforce_eager)"
     )
@@ -66,5 +66,6 @@ def _threads(target: Target) -> str:
     """How many threads compute on the host's processor, and for whom."""
     device = target.device
     own = device.driver.host_threads(device.info.name, target.settings.driver_options)
-    rest = f"{torch.get_num_threads()} threads for PyTorch"
-    return rest if own is None else f"{own} threads for {device.driver.name}, {rest}"
+    shares = {} if own is None else {device.driver.name: own}
+    shares["PyTorch"] = torch.get_num_threads()
+    return "threads: " + ", ".join(f"{name} {count}" for name, count in shares.items())

@@ -71,9 +71,10 @@ class Counters:
         self.add(f"{BUCKET}{prefix}{run.shape}")
         self.add(DEVICE_SECONDS, seconds)
         self.add(TOKENS, run.num_tokens)
-        self.add(PADDED_TOKENS, run.shape.tokens - run.num_tokens)
         self.add(ROWS, run.num_requests)
-        self.add(PADDED_ROWS, run.shape.requests - run.num_requests)
+        if not run.shape.dynamic:
+            self.add(PADDED_TOKENS, run.shape.tokens - run.num_tokens)
+            self.add(PADDED_ROWS, run.shape.requests - run.num_requests)
 
     def close(self) -> None:
         """Take the board away."""

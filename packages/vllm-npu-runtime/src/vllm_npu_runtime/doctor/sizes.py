@@ -2,5 +2,7 @@
 
 
 def in_words(size: int) -> str:
-    """Bytes as GiB, or as MiB where that is less than one."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+    """Bytes as GiB, or as MiB or KiB where that is less than one."""
+    if size >= 2**30:
+        return f"{size / 2**30:.1f} GiB"
+    return f"{size / 2**20:.0f} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"

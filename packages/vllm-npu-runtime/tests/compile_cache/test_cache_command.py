@@ -72,7 +72,7 @@ def test_the_list_is_a_table(root: Path) -> None:
     result = run("list")
     assert result.exit_code == 0
     row = next(line for line in result.stdout.splitlines() if "acme/tiny" in line)
-    for cell in (KEY.digest[:12], "acme:NPU", "0.1.0", "1", "0 MiB", f"{time.localtime()[0]}-"):
+    for cell in (KEY.digest[:12], "acme:NPU", "0.1.0", "1", "1 KiB", f"{time.localtime()[0]}-"):
         assert cell in row
     assert str(root) in result.stdout
 
@@ -139,7 +139,7 @@ def test_clear_asks_and_tells_what_it_freed(root: Path) -> None:
     assert refused.exit_code == 1 and len(os.listdir(root)) == 2
     assert "acme/tiny on acme:NPU: 1 graph" in refused.stdout
     agreed = run("clear", answer="y\n")
-    assert agreed.exit_code == 0 and "MiB freed." in agreed.stdout
+    assert agreed.exit_code == 0 and "KiB freed." in agreed.stdout
     assert os.listdir(root) == []
 
 

@@ -29,7 +29,7 @@ def run(
     prompts: list[list[int]],
     new: int,
     npu: object = None,
-    **options: object,
+    **options: Any,
 ) -> subprocess.CompletedProcess[str]:
     """Run an engine on a device, and wait for its end."""
     return finish(start(device, path, prompts, new, npu, **options))

@@ -174,14 +174,14 @@ def test_an_opaque_cache_has_as_many_bytes_as_the_driver_says(
     """Rounded up to whole bytes per token; the driver is told what a block holds."""
     target, asked = make_target(OPAQUE, kv_cache_dtype="uint8"), []
 
-    def kv_block_bytes(name: str, block: KVBlock, dtype: torch.dtype) -> int:
-        asked.append((name, block, dtype))
+    def kv_block_bytes(name: str, block: KVBlock, dtype: torch.dtype, options: object) -> int:
+        asked.append((name, block, dtype, options))
         return 100 * BLOCK + 1
 
     monkeypatch.setattr(target.device.driver, "kv_block_bytes", kv_block_bytes)
     found = bytes_of(kv_cache_specs(SPECS, config, target))
     assert found["full"] == found["window"] == 101 * BLOCK
-    assert asked == [("", KVBlock(HEADS, SIZE, BLOCK, torch.uint8), torch.float32)] * 2
+    assert asked == [("", KVBlock(HEADS, SIZE, BLOCK, torch.uint8), torch.float32, {})] * 2
 
 
 def test_an_opaque_cache_is_otherwise_vllms(config: Any, make_target: MakeTarget) -> None:

@@ -71,7 +71,7 @@ def _opaque(
     spec: AttentionSpec, dtype: torch.dtype, config: VllmConfig, target: Target
 ) -> AttentionSpec:
     block = KVBlock(spec.num_kv_heads, spec.head_size, spec.block_size, dtype)
-    device = target.device
-    size = device.driver.kv_block_bytes(device.info.name, block, config.model_config.dtype)
+    device, options = target.device, target.settings.driver_options
+    size = device.driver.kv_block_bytes(device.info.name, block, config.model_config.dtype, options)
     per_token = -(-size // spec.block_size)
     return replace(spec, dtype=torch.uint8, num_head_slots=1, state_content_bytes=per_token)

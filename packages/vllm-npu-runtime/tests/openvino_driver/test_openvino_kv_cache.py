@@ -44,7 +44,7 @@ def ports() -> tuple[object, object]:
 @pytest.mark.parametrize(("dtype", "kv_dtype"), SIZES, ids=str)
 def test_block_bytes(dtype: torch.dtype, kv_dtype: torch.dtype) -> None:
     """At least the numbers themselves, for quantized ones with scales beside them."""
-    needed = DRIVER.kv_block_bytes("CPU", block(kv_dtype), dtype)
+    needed = DRIVER.kv_block_bytes("CPU", block(kv_dtype), dtype, {})
     numbers = 2 * 2 * 64 * 32
     if kv_dtype.is_floating_point:
         assert needed == numbers * kv_dtype.itemsize
@@ -57,7 +57,7 @@ def test_block_bytes(dtype: torch.dtype, kv_dtype: torch.dtype) -> None:
 def test_impossible_cache_is_refused(kv_dtype: torch.dtype) -> None:
     """With float32 arithmetic."""
     with pytest.raises(ConfigurationError, match="KV cache dtype"):
-        DRIVER.kv_block_bytes("CPU", block(kv_dtype), torch.float32)
+        DRIVER.kv_block_bytes("CPU", block(kv_dtype), torch.float32, {})
 
 
 def test_memory_is_shared(ports: tuple[object, object]) -> None:

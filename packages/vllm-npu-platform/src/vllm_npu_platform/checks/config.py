@@ -178,6 +178,21 @@ def _kv_cache(config: VllmConfig, target: Target) -> Iterator[str]:
         yield f"--block-size {cache.block_size}: {target.device.name} takes {allowed}."
 
 
+def _driver(config: VllmConfig, target: Target) -> Iterator[str]:
+    from vllm_npu_platform.graph.compiler import compile_options
+
+    device, model = target.device, config.model_config
+    # What is wrong with these, the checks above have said.
+    if model is None or model.dtype not in device.capabilities.dtypes:
+        return
+    if any(_kv_cache(config, target)):
+        return
+    try:
+        device.driver.check(device.info.name, model.dtype, compile_options(config, target))
+    except ConfigurationError as error:
+        yield str(error)
+
+
 def _speculation(config: VllmConfig, _target: Target) -> Iterator[str]:
     speculation = config.speculative_config
     if speculation is not None and speculation.method not in DRAFT_METHODS:
@@ -243,6 +258,7 @@ CHECKS: tuple[Check, ...] = (
     _model,
     _checkpoint,
     _kv_cache,
+    _driver,
     _speculation,
     _compilation,
     _shapes,

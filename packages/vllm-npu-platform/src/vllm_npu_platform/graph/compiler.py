@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 Function = Callable[[], Mapping[str, torch.Tensor]]
 
 
+def compile_options(config: VllmConfig, target: Target) -> CompileOptions:
+    """What every graph of a configuration is compiled with."""
+    return CompileOptions(
+        timeout=target.settings.run_timeout,
+        kv_cache_dtype=kv_dtype(config, target) if is_opaque(config, target) else None,
+        driver=target.settings.driver_options,
+    )
+
+
 class Compiler:
     """Compiles for one device with one configuration.
 
@@ -40,13 +49,7 @@ class Compiler:
         self.target = target
         self.cache = cache
         self._device = target.device
-        self._options = CompileOptions(
-            timeout=target.settings.run_timeout,
-            kv_cache_dtype=kv_dtype(vllm_config, target)
-            if is_opaque(vllm_config, target)
-            else None,
-            driver=target.settings.driver_options,
-        )
+        self._options = compile_options(vllm_config, target)
 
     def compile(
         self, name: str, function: Function, inputs: Iterable[Named], model: torch.nn.Module

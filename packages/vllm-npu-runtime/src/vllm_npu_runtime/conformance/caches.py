@@ -31,5 +31,5 @@ def new_cache(
     if device.capabilities.kv_layout != OPAQUE:
         return geometry.new_cache(kv_dtype)
     block = KVBlock(geometry.groups, geometry.size, geometry.block_size, kv_dtype)
-    size = device.driver.kv_block_bytes(device.info.name, block, dtype)
+    size = device.driver.kv_block_bytes(device.info.name, block, dtype, {})
     return torch.full((geometry.blocks, size), GARBAGE_BYTE, dtype=torch.uint8)

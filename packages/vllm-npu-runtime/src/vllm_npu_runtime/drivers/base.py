@@ -205,13 +205,28 @@ class Driver(Protocol):
         """Changes whenever a saved executable stops being valid: driver, compiler and device
         versions. Part of the compile cache's key."""
 
-    def kv_block_bytes(self, device: str, block: KVBlock, dtype: torch.dtype) -> int:
+    def check(self, device: str, dtype: torch.dtype, options: CompileOptions) -> None:
+        """Refuse, before a model is loaded, what no program of it could be compiled with.
+
+        Args:
+            device: as everywhere.
+            dtype: of the model.
+            options: as for `compile`.
+
+        Raises:
+            ConfigurationError: an option that the driver doesn't know or the device doesn't take.
+        """
+
+    def kv_block_bytes(
+        self, device: str, block: KVBlock, dtype: torch.dtype, options: Mapping[str, object]
+    ) -> int:
         """Bytes that a block of one layer's cache takes under the paged contract.
 
         Args:
             device: as everywhere.
             block: what it holds.
             dtype: of the model, on which the choice of KV dtypes may depend.
+            options: as in `CompileOptions.driver`.
 
         Raises:
             ConfigurationError: the device can't keep such a cache.

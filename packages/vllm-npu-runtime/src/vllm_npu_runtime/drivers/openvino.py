@@ -75,10 +75,22 @@ class OpenVINODriver:
 
         return f"openvino-{__version__}-{self.version()}-{fingerprint(device)}"
 
-    def kv_block_bytes(self, device: str, block: KVBlock, dtype: torch.dtype) -> int:
+    def check(self, device: str, dtype: torch.dtype, options: CompileOptions) -> None:
+        """See `Driver.check`; a KV dtype that the arithmetic forbids is refused too."""
+        require()
+        from vllm_npu_runtime.openvino.config import compile_config
+        from vllm_npu_runtime.openvino.options import OpenVINOOptions
+
+        compile_config(device, OpenVINOOptions.of(options.driver), dtype, options.kv_cache_dtype)
+
+    def kv_block_bytes(
+        self, device: str, block: KVBlock, dtype: torch.dtype, options: Mapping[str, object]
+    ) -> int:
         """Read from the ports of a model compiled to find out."""
         require()
-        return _kv_block_bytes(device, block, dtype)
+        from vllm_npu_runtime.openvino.options import OpenVINOOptions
+
+        return _kv_block_bytes(device, block, dtype, OpenVINOOptions.of(options))
 
     def host_threads(self, device: str, options: Mapping[str, object]) -> int | None:
         """On a CPU, one for each core unless the options say otherwise."""
@@ -199,14 +211,15 @@ def _keeps_blob(options: OpenVINOOptions, device: str) -> bool:
 
 
 @cache
-def _kv_block_bytes(device: str, block: KVBlock, dtype: torch.dtype) -> int:
+def _kv_block_bytes(
+    device: str, block: KVBlock, dtype: torch.dtype, options: OpenVINOOptions
+) -> int:
     from vllm_npu_runtime.openvino.config import compile_config
     from vllm_npu_runtime.openvino.devices import core
     from vllm_npu_runtime.openvino.functional import KEYS, VALUES
     from vllm_npu_runtime.openvino.kv_cache import cache_bytes, probe
-    from vllm_npu_runtime.openvino.options import OpenVINOOptions
 
-    config = compile_config(device, OpenVINOOptions(), dtype, block.dtype)
+    config = compile_config(device, options, dtype, block.dtype)
     compiled = core().compile_model(probe(block), device, config)
     ports = {port.get_any_name(): port for port in compiled.inputs}
     return cache_bytes(ports[KEYS], ports[VALUES])

@@ -79,7 +79,16 @@ class ReferenceDriver:
         """The suite's and PyTorch's versions."""
         return f"reference-{__version__}-torch-{torch.__version__}"
 
-    def kv_block_bytes(self, device: str, block: KVBlock, dtype: torch.dtype) -> int:
+    def check(self, device: str, dtype: torch.dtype, options: CompileOptions) -> None:
+        """There are no options."""
+        if options.driver:
+            raise ConfigurationError.unknown(
+                "option of driver 'reference'", next(iter(options.driver)), []
+            )
+
+    def kv_block_bytes(
+        self, device: str, block: KVBlock, dtype: torch.dtype, options: Mapping[str, object]
+    ) -> int:
         """Keys and values as they are."""
         return block.plain_bytes
 
@@ -91,10 +100,7 @@ class ReferenceDriver:
         self, program: Program, device: str, options: CompileOptions
     ) -> ReferenceExecutable:
         """Nothing to compile: the graph is run as it is."""
-        if options.driver:
-            raise ConfigurationError.unknown(
-                "option of driver 'reference'", next(iter(options.driver)), []
-            )
+        self.check(device, torch.float32, options)
         return ReferenceExecutable(program)
 
     def save(self, executable: ReferenceExecutable, directory: Path) -> bool:

@@ -56,7 +56,13 @@ class SimDriver:
         """Versions, and a digest of the datasheet."""
         return f"sim-{__version__}-torch-{torch.__version__}-{_sheet(device).fingerprint}"
 
-    def kv_block_bytes(self, device: str, block: KVBlock, dtype: torch.dtype) -> int:
+    def check(self, device: str, dtype: torch.dtype, options: CompileOptions) -> None:
+        """See `SimOptions`."""
+        SimOptions.of(options.driver)
+
+    def kv_block_bytes(
+        self, device: str, block: KVBlock, dtype: torch.dtype, options: Mapping[str, object]
+    ) -> int:
         """Keys and values as they are."""
         return block.plain_bytes
 

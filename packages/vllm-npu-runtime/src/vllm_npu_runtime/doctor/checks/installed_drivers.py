@@ -24,8 +24,8 @@ def _of(report: DriverReport, chosen: str) -> Iterator[Result]:
         fail = error if report.name == chosen else warning
         yield fail(
             f"Driver '{report.name}' fails: {report.error}",
-            f"Reinstall the package that brings driver '{report.name}' and its vendor's "
-            "runtime, or uninstall it.",
+            "Do what the message says, or reinstall the package that brings driver "
+            f"'{report.name}' and its vendor's runtime. A driver that you don't need may stay so.",
         )
         return
     broken = [device for device in report.devices if device.error]

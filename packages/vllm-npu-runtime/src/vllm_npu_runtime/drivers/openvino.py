@@ -155,15 +155,10 @@ class OpenVINODriver:
 def _whole(
     program: Program, device: str, options: CompileOptions, is_piece: bool = False
 ) -> Executable:
-    from vllm_npu_runtime.openvino import gated_mlp
-    from vllm_npu_runtime.openvino.config import host_threads
     from vllm_npu_runtime.openvino.convert import convert
     from vllm_npu_runtime.openvino.functional import functional
-    from vllm_npu_runtime.openvino.options import OpenVINOOptions
 
-    threads = host_threads(device, OpenVINOOptions.of(options.driver)) or 0
-    pure = functional(program, is_piece, gated=threads >= gated_mlp.THREADS)
-    return _executable(program, convert(pure), device, options)
+    return _executable(program, convert(functional(program, is_piece)), device, options)
 
 
 def _in_pieces(

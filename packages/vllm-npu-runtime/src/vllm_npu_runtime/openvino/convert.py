@@ -14,7 +14,7 @@ from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from openvino.frontend.pytorch.utils import torch_tensor_to_ov_const
 
 from vllm_npu_runtime.errors import UnsupportedOperatorError
-from vllm_npu_runtime.openvino import attention, gated_mlp, rotary
+from vllm_npu_runtime.openvino import attention, rotary
 from vllm_npu_runtime.openvino.angles import angles
 from vllm_npu_runtime.openvino.arithmetic import in_float32
 from vllm_npu_runtime.openvino.devices import core
@@ -45,7 +45,7 @@ def convert(pure: PureGraph) -> ov.Model:
         Unconverted: names the operators that are the reason.
     """
     frontend = FrontEndManager().load_by_framework("pytorch")
-    own = {each.OPERATOR: each.translate for each in (attention, gated_mlp, rotary)}
+    own = {each.OPERATOR: each.translate for each in (attention, rotary)}
     for name, translate in {**own, **TRANSLATORS}.items():
         frontend.add_extension(ConversionExtension(name, translate))
     decoder = TorchFXPythonDecoder(pure.graph)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from typing import Any
 
@@ -103,9 +102,6 @@ def _property(device: str, name: str) -> Any:
 
 
 def fingerprint(device: str) -> str:
-    """Changes with a device and its driver, and where a process has but one core of a CPU."""
+    """Changes with a device and its driver."""
     names = ("FULL_DEVICE_NAME", "DEVICE_ARCHITECTURE", "NPU_DRIVER_VERSION")
-    parts = [str(_property(device, name) or "") for name in names]
-    if device == "CPU":  # a graph for several threads may not run on one
-        parts.append("one core" if len(os.sched_getaffinity(0)) == 1 else "cores")
-    return "-".join(parts)
+    return "-".join(str(_property(device, name) or "") for name in names)

@@ -13,7 +13,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from vllm_npu_runtime.errors import UnsupportedOperatorError
 from vllm_npu_runtime.openvino import attention  # noqa: F401  (defines the operator)
-from vllm_npu_runtime.openvino.gated_mlp import fuse_gated_mlp
 from vllm_npu_runtime.openvino.rotary import fuse_rotary
 from vllm_npu_runtime.openvino.split_products import split_products
 from vllm_npu_runtime.ops import encoder_attention, gather_attention
@@ -63,7 +62,7 @@ class PureGraph:
     inputs: tuple[str, ...]
 
 
-def functional(program: Program, is_piece: bool = False, gated: bool = True) -> PureGraph:
+def functional(program: Program, is_piece: bool = False) -> PureGraph:
     """Rewrite a program's graph for the converter. The program stays as it was.
 
     What a program writes into an input that every run brings anew is seen by the program alone.
@@ -71,7 +70,6 @@ def functional(program: Program, is_piece: bool = False, gated: bool = True) -> 
     Args:
         program: to rewrite.
         is_piece: whether another piece of the same program may read what this one writes.
-        gated: whether gated layers get the form that is run as one operation.
 
     Raises:
         UnsupportedOperatorError: it writes to an input that somebody else reads, other than a
@@ -95,10 +93,7 @@ def functional(program: Program, is_piece: bool = False, gated: bool = True) -> 
         graph.graph.erase_node(node)
     fuse_rotary(graph)
     weights = {each.name for each in program.inputs if each.kind is Kind.WEIGHT}
-    inputs = split_products(graph, inputs, weights)
-    if gated:
-        fuse_gated_mlp(graph)
-    return PureGraph(graph, inputs)
+    return PureGraph(graph, split_products(graph, inputs, weights))
 
 
 def _with_own_attention(program: Program) -> tuple[torch.fx.GraphModule, tuple[str, ...]]:

@@ -1,11 +1,10 @@
 """Products that are sliced into columns, as several products.
 
-vLLM keeps the weights of a layer's gate and up in one matrix and slices the product. OpenVINO fuses
-a gated layer if each is a product of its own. A part of a weight is rows of the same memory, so
-nothing is copied for it.
+vLLM keeps the weights of a layer's gate and up in one matrix and slices the product. As products of
+their own nothing of them is copied, and what follows is computed in place. A part of a weight is
+rows of the same memory, so nothing is copied for it either.
 
-Query, key and value stay one product: nothing is fused with its parts, and one large product reads
-weights faster than three.
+Query, key and value stay one product: one large product reads weights faster than three.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from benchmarks.serving.cases import Plan
+from benchmarks.serving.checkpoint import ROOT
 from benchmarks.serving.lineup import MACHINE, Entrant
 from benchmarks.serving.process import Child, Failed, cpu_seconds_of_all
 
@@ -83,7 +84,9 @@ class Run:
     def start(self, entrant: Entrant) -> None:
         """Start it from an empty cache and from the filled one, again and again; the last warm
         process stays for the rounds."""
-        result: dict[str, Any] = {"starts": [], "samples": [], "variables": entrant.variables}
+        # Results are kept in the repository, so a path in them starts from there.
+        variables = {k: v.removeprefix(f"{ROOT}/") for k, v in entrant.variables.items()}
+        result: dict[str, Any] = {"starts": [], "samples": [], "variables": variables}
         self.results[entrant.name] = result
         try:
             for attempt in range(self.plan.starts):

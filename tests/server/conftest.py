@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import openai
 import pytest
 
 from tests.conftest import NPU
@@ -46,3 +47,9 @@ def demo(tiny_model: Callable[[str], Path], logs: Path) -> Iterator[Server]:
     with serve(model, *arguments, env=env, log=logs / "demo.log") as server:
         yield server
     assert not list(scratch.rglob("*.board")), "the counters' file is left"
+
+
+@pytest.fixture
+def client(demo: Server) -> openai.OpenAI:
+    """The official client of `demo`."""
+    return demo.openai

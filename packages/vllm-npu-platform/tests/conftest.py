@@ -108,6 +108,15 @@ def make_config() -> Callable[..., Any]:
 
 
 @pytest.fixture
+def config(make_config: Callable[..., Any]) -> Any:
+    """A float32 model without a wish as to KV."""
+    config = make_config()
+    config.model_config.dtype = torch.float32
+    config.cache_config = SimpleNamespace(cache_dtype="auto")
+    return config
+
+
+@pytest.fixture
 def make_batch() -> Callable[..., Batch]:
     """A step of requests, each given as (tokens in the cache before, new tokens)."""
 

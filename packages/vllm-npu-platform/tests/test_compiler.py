@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -76,14 +75,6 @@ class Traced:
         executable.bind({"hidden": self.hidden})
         (out,) = executable.run()
         return out.clone(), loaded
-
-
-@pytest.fixture
-def config(make_config: Callable[..., Any]) -> Any:
-    config = make_config()
-    config.model_config.dtype = torch.float32
-    config.cache_config = SimpleNamespace(cache_dtype="auto")
-    return config
 
 
 @pytest.fixture(params=["keeping", "openvino"])

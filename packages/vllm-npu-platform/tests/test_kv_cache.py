@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,15 +42,6 @@ SPECS: dict[str, KVCacheSpec] = {
     ),
     "state": MambaSpec(block_size=BLOCK, shapes=((4, 8),), dtypes=(torch.float32,)),
 }
-
-
-@pytest.fixture
-def config(make_config: Callable[..., Any]) -> Any:
-    """A float32 model without a wish as to KV."""
-    config = make_config()
-    config.model_config.dtype = torch.float32
-    config.cache_config = SimpleNamespace(cache_dtype="auto")
-    return config
 
 
 @pytest.fixture(scope="module")

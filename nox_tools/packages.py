@@ -3,6 +3,7 @@
 `python nox_tools/packages.py v0.1.0` fails unless every version is the tag's.
 """
 
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES: dict[str, tuple[str, ...]] = {
     "vllm-npu-runtime": (),
     "vllm-npu-platform": ("vllm-npu-runtime",),
+    "vllm-npu-models": ("vllm-npu-runtime",),
     "vllm-npu": ("vllm-npu-runtime", "vllm-npu-platform"),
 }
 
@@ -41,9 +43,9 @@ def version() -> str:
         if project["version"] != expected:
             wrong.append(f"{package} is {project['version']}, not {expected}")
         for sibling in siblings:
-            pin = f"{sibling}=={expected}"
-            if pin not in project["dependencies"]:
-                wrong.append(f"{package} doesn't depend on {pin}")
+            pinned = {re.sub(r"\[.*\]", "", pin) for pin in project["dependencies"]}
+            if f"{sibling}=={expected}" not in pinned:
+                wrong.append(f"{package} doesn't depend on {sibling}=={expected}")
     if wrong:
         raise ValueError("the packages disagree on their version: " + "; ".join(wrong))
     return expected

@@ -10,6 +10,8 @@ from nox_tools.packages import PACKAGES, ROOT, directory, pyprojects, version
 
 SMOKE = ROOT / "nox_tools" / "smoke.py"
 TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis")
+OF_VLLM = {"vllm-npu-platform", "vllm-npu-models"}
+"""Packages that import vLLM."""
 
 
 def build(session: nox.Session, out: Path) -> None:
@@ -26,7 +28,7 @@ def installed(session: nox.Session, name: str, packages: tuple[str, ...]) -> Env
     env = Environment(session, ROOT / ".nox" / name)
     env.path.parent.mkdir(exist_ok=True)
     env.create()
-    if "vllm-npu-platform" in packages:
+    if not OF_VLLM.isdisjoint(packages):
         env.add_vllm()
     out = ROOT / ".nox" / "wheels"
     build(session, out)

@@ -27,6 +27,8 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 # Tests hand functions to the worker.
 os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
 
+from tests import connectors
+
 if TYPE_CHECKING:
     from vllm import LLM
 
@@ -47,7 +49,10 @@ CONTRACTS: dict[str, dict[str, Any]] = {
     "gather": {**NPU, "kv_contract": "gather"},
     "openvino": {"strict": True},
 }
-DEVICES = {"openvino": "openvino:CPU"}
+# Compiled ahead of time, and served from a session.
+ARTIFACT = "artifact"
+WAYS = (*CONTRACTS, ARTIFACT)
+DEVICES = {"openvino": "openvino:CPU", ARTIFACT: "openvino:CPU"}
 ENGINE: dict[str, Any] = {
     "dtype": "float32",
     "max_model_len": 1024,
@@ -65,7 +70,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class BySharing(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            contract = re.search(rf"\[({'|'.join(CONTRACTS)})\b", nodeid)
+            contract = re.search(rf"\[({'|'.join(WAYS)})\b", nodeid)
             return contract[1] if contract else nodeid.split("::")[0]
 
     return BySharing(config, log)
@@ -88,8 +93,9 @@ class Engines:
     """Running engines. None stops before the last test: engines in one process share vLLM's
     process groups, which the first to stop would take down."""
 
-    def __init__(self, model: Callable[[str], Path]) -> None:
+    def __init__(self, model: Callable[[str], Path], artifact: Callable[..., Path]) -> None:
         self._model = model
+        self._artifact = artifact
         self._running: dict[str, LLM] = {}
 
     def get(
@@ -103,7 +109,7 @@ class Engines:
 
         Args:
             name: of the tiny model, or "demo".
-            contract: a key of `CONTRACTS`.
+            contract: one of `WAYS`.
             npu: settings of ours over the ones above.
             options: of vLLM over the ones above.
         """
@@ -112,11 +118,15 @@ class Engines:
         key = repr((name, contract, npu, sorted(options.items(), key=str)))
         if key not in self._running:
             path = DEMO_MODEL if name == "demo" else self._model(name)
-            additional = {"npu": {**CONTRACTS[contract], **(npu or {})}}
+            additional = {"npu": {**CONTRACTS.get(contract, {}), **(npu or {})}}
             options = {**ENGINE, **options}
             device = DEVICES.get(contract, os.environ["VLLM_NPU_DEVICE"])
-            with patch.dict(os.environ, VLLM_NPU_DEVICE=device):
-                self._running[key] = LLM(str(path), additional_config=additional, **options)
+            if contract == ARTIFACT:
+                path = self._artifact(name, prefill_chunk_size=256, max_batch_size=8)
+                del options["kv_cache_memory_bytes"]
+            with patch.dict(os.environ, VLLM_NPU_DEVICE=device), connectors.new():
+                llm = LLM(str(path), additional_config=additional, **options)
+                self._running[key] = connectors.with_its_own(llm)
         return self._running[key]
 
     def stop_all(self) -> None:
@@ -131,9 +141,22 @@ class Engines:
 
 
 @pytest.fixture(scope="session")
-def engines(tiny_model: Callable[[str], Path]) -> Iterator[Engines]:
+def artifact(tiny_model: Callable[[str], Path]) -> Callable[..., Path]:
+    """Tiny models compiled ahead of time, by name and options of `compiling.build`."""
+    from tests import compiling
+
+    def get(name: str, **options: Any) -> Path:
+        return compiling.build(DEMO_MODEL if name == "demo" else tiny_model(name), **options)
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def engines(
+    tiny_model: Callable[[str], Path], artifact: Callable[..., Path]
+) -> Iterator[Engines]:
     """Engines on demand."""
-    running = Engines(tiny_model)
+    running = Engines(tiny_model, artifact)
     yield running
     running.stop_all()
 
@@ -141,4 +164,10 @@ def engines(tiny_model: Callable[[str], Path]) -> Iterator[Engines]:
 @pytest.fixture(params=CONTRACTS, scope="session")
 def contract(request: pytest.FixtureRequest) -> str:
     """Each of `CONTRACTS` in turn. Its scope has pytest run the tests of one after the other's."""
+    return str(request.param)
+
+
+@pytest.fixture(params=WAYS, scope="session")
+def way(request: pytest.FixtureRequest) -> str:
+    """Each contract in turn, and compiled ahead of time."""
     return str(request.param)

@@ -9,6 +9,7 @@ from vllm.platforms.interface import Platform, PlatformEnum
 
 from vllm_npu_platform.host import environment
 from vllm_npu_platform.host.cuda import stand_in_for_cuda
+from vllm_npu_platform.sessions import in_session
 from vllm_npu_platform.target import Target
 
 if TYPE_CHECKING:
@@ -162,6 +163,8 @@ class NPUPlatform(Platform):
     def update_block_size_for_backend(cls, vllm_config: VllmConfig) -> None:
         """The device's block size, unless the user chose one, which is checked elsewhere."""
         super().update_block_size_for_backend(vllm_config)
+        if in_session(vllm_config):
+            return
         sizes = Target.of(vllm_config).device.capabilities.block_sizes
         cache = vllm_config.cache_config
         if sizes and not cache.user_specified_block_size and cache.block_size not in sizes:

@@ -23,6 +23,7 @@ from vllm_npu_platform.graph.step_graph import AUXILIARY, HIDDEN
 from vllm_npu_platform.kv_cache import kv_cache_specs
 from vllm_npu_platform.sampling.generators import GeneratorStates
 from vllm_npu_platform.sampling.greedy import argmax
+from vllm_npu_platform.sessions import in_session
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -53,7 +54,7 @@ class NPUModelRunner(CPUModelRunner):
 
     def build_executors(self) -> list[GraphExecutor]:
         """Make the executors, once weights and KV caches are there."""
-        if self.model_config.enforce_eager:
+        if self.model_config.enforce_eager or in_session(self.vllm_config):
             return []
         cache = compile_cache(self.vllm_config, self.target, self.model)
         compiler = Compiler(self.vllm_config, self.target, cache)

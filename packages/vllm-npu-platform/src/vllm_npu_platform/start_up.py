@@ -10,6 +10,7 @@ import torch
 from vllm_npu_platform.graph.shapes import contract_of
 from vllm_npu_platform.kv_cache import is_opaque, kv_dtype
 from vllm_npu_platform.memory import GIB
+from vllm_npu_platform.sessions import in_session
 from vllm_npu_platform.stats import counters as names
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ def start_up_line(worker: NPUWorker, executors: Sequence[GraphExecutor], seconds
     target, runner = worker.target, worker.model_runner
     device = target.device
     config = worker.vllm_config
+    where = f"NPU platform: {device.name} ({device.info.description}), {device.driver.version()}"
+    if in_session(config):
+        return f"{where}; {runner.model.session.describe()}; {_threads(target)}"
     caches = {cache.untyped_storage().data_ptr(): cache for cache in runner.kv_caches}
     size = sum(cache.untyped_storage().nbytes() for cache in caches.values())
     layout = "no KV cache"
@@ -51,7 +55,7 @@ def start_up_line(worker: NPUWorker, executors: Sequence[GraphExecutor], seconds
     )
     host = sorted({name for each in executors for name in each.host_operators})
     parts = [
-        f"NPU platform: {device.name} ({device.info.description}), {device.driver.version()}",
+        where,
         str(runner.dtype).removeprefix("torch."),
         f"{contract_of(target, config)} contract, {layout}",
         graphs,

@@ -17,6 +17,7 @@ from vllm.v1.worker.worker_base import CompilationTimes
 from vllm_npu_platform.graph.warm_up import warm_up
 from vllm_npu_platform.memory import kv_cache_bytes
 from vllm_npu_platform.runner import NPUModelRunner
+from vllm_npu_platform.sessions import in_session
 from vllm_npu_platform.start_up import start_up_line
 from vllm_npu_platform.stats import counters as names
 from vllm_npu_platform.stats.board import BoardWriter, board_path
@@ -56,7 +57,11 @@ class NPUWorker(Worker):
         return nullcontext()
 
     def determine_available_memory(self) -> int:
-        """Bytes for the KV cache; see `vllm_npu_platform.memory`."""
+        """Bytes for the KV cache; see `vllm_npu_platform.memory`. With a session: for a byte of
+        each of its slots."""
+        if in_session(self.vllm_config):
+            specs = self.model_runner.get_kv_cache_spec().values()
+            return self.cache_config.num_gpu_blocks_override * sum(s.page_size_bytes for s in specs)
         device = Target.of(self.vllm_config).device.info  # Memory as it is with weights loaded.
         return kv_cache_bytes(
             self.cache_config,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vllm_npu_platform.checks.checkpoint import tokenizer_problems, weights_problems
 from vllm_npu_platform.graph.shapes import contract_of, graph_shapes
+from vllm_npu_platform.sessions import in_session
 from vllm_npu_runtime.drivers.base import KVContract
 from vllm_npu_runtime.errors import ConfigurationError
 
@@ -27,7 +28,8 @@ def check_config(vllm_config: VllmConfig, target: Target) -> None:
     Raises:
         ConfigurationError: all problems at once, each with setting, value and fix.
     """
-    problems = [problem for check in CHECKS for problem in check(vllm_config, target)]
+    checks = SESSION_CHECKS if in_session(vllm_config) else CHECKS
+    problems = [problem for check in checks for problem in check(vllm_config, target)]
     if problems:
         raise ConfigurationError.several(problems)
 
@@ -212,6 +214,8 @@ def _compilation(config: VllmConfig, target: Target) -> Iterator[str]:
             "itself. Leave the mode out."
         )
     yield from _cuda_graphs(config)
+    if in_session(config):
+        return
     if config.model_config is not None and config.model_config.enforce_eager:
         capabilities = target.device.capabilities
         if capabilities.static_shapes_only:
@@ -263,6 +267,8 @@ CHECKS: tuple[Check, ...] = (
     _compilation,
     _shapes,
 )
+# What is left to check where the model brings its KV and its graphs itself.
+SESSION_CHECKS: tuple[Check, ...] = (_parallelism, _environment, _model, _compilation)
 
 
 def _kv_option(config: VllmConfig, target: Target) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from vllm_npu_runtime import __version__
-from vllm_npu_runtime.cli import cache, devices, doctor
+from vllm_npu_runtime.cli import cache, compile, devices, doctor, inspect, verify
 
 app = typer.Typer(
     name="vllm-npu",
@@ -17,6 +17,9 @@ app = typer.Typer(
 )
 app.command(name="devices")(devices.devices)
 app.command(name="doctor")(doctor.doctor)
+app.command(name="compile")(compile.compile)
+app.command(name="inspect")(inspect.inspect)
+app.command(name="verify")(verify.verify)
 app.add_typer(cache.app, name="cache")
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from vllm_npu_runtime.program import Program
+    from vllm_npu_runtime.sessions.base import Session, SessionOptions
 
 
 class KVContract(StrEnum):
@@ -76,7 +77,9 @@ class Capabilities:
         block_sizes: KV block sizes in tokens; None: any.
         max_batch_size: most requests in one run; None: no limit.
         max_tokens: most tokens in one run; None: no limit.
-        stateful: sessions keep KV inside the runtime.
+        stateful: sessions keep KV inside the runtime; the driver is an `OpensSessions`.
+        opens_any: its sessions open artifacts that were compiled for other devices.
+        placement: fields of `sessions.base.Placement` that its sessions honour.
     """
 
     dtypes: tuple[torch.dtype, ...]
@@ -92,6 +95,8 @@ class Capabilities:
     max_batch_size: int | None = None
     max_tokens: int | None = None
     stateful: bool = False
+    opens_any: bool = False
+    placement: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -259,4 +264,25 @@ class Driver(Protocol):
 
         Raises:
             ConfigurationError: the files are not what `save` wrote.
+        """
+
+
+@runtime_checkable
+class OpensSessions(Protocol):
+    """A driver that opens artifacts, as `Capabilities.stateful` says of a device."""
+
+    def open_session(self, directory: Path, device: str, options: SessionOptions) -> Session:
+        """Open an artifact on a device; `vllm_npu_runtime.sessions.opening` calls it.
+
+        Args:
+            directory: of the artifact, whose files were checked, and which was compiled for this
+                device unless `Capabilities.opens_any`.
+            device: as everywhere.
+            options: checked against the artifact's limits. `placement.dev_no` names one board
+                at most.
+
+        Raises:
+            ConfigurationError: an option or a placement that the driver can't honour, or an
+                artifact that isn't whole.
+            OutOfMemoryError: weights and slots don't fit.
         """

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import openvino as ov
 
     from vllm_npu_runtime.openvino.options import OpenVINOOptions
+    from vllm_npu_runtime.sessions.base import Session, SessionOptions
 
 _logger = logging.getLogger("vllm.npu")
 
@@ -150,6 +151,20 @@ class OpenVINODriver:
         config = _config(program, device, options)
         blob = saved.read_blob(program, directory, device, config) if keeps else None
         return _executable(program, model, device, options, blob)
+
+    def open_session(self, directory: Path, device: str, options: SessionOptions) -> Session:
+        """Paged on CPU, the static pipeline on NPU; see `vllm_npu_runtime.openvino.sessions`."""
+        require()
+        from vllm_npu_runtime.artifact.directory import Artifact
+
+        artifact = Artifact.open(directory, verify=False)
+        if device.startswith("NPU"):
+            from vllm_npu_runtime.openvino.sessions.static import StaticSession
+
+            return StaticSession(artifact, device, options)
+        from vllm_npu_runtime.openvino.sessions.paged import PagedSession
+
+        return PagedSession(artifact, device, options)
 
 
 def _whole(

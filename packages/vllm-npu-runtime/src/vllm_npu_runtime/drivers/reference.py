@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
@@ -20,6 +21,9 @@ from vllm_npu_runtime.drivers.base import (
 )
 from vllm_npu_runtime.errors import ConfigurationError
 from vllm_npu_runtime.program import Program
+
+if TYPE_CHECKING:
+    from vllm_npu_runtime.sessions.base import Session, SessionOptions
 
 
 class ReferenceExecutable:
@@ -73,6 +77,8 @@ class ReferenceDriver:
             kv_cache_dtypes=dtypes,
             kv_contracts=(KVContract.PAGED, KVContract.GATHER),
             static_shapes_only=False,
+            stateful=True,
+            opens_any=True,
         )
 
     def fingerprint(self, device: str) -> str:
@@ -112,3 +118,11 @@ class ReferenceDriver:
     ) -> ReferenceExecutable:
         """Never called, as `save` says no."""
         raise ConfigurationError("The reference driver saves no executables.")
+
+    def open_session(self, directory: Path, device: str, options: SessionOptions) -> Session:
+        """See `OpensSessions.open_session`."""
+        from vllm_npu_runtime.artifact.directory import Artifact
+        from vllm_npu_runtime.sessions.reference import ReferenceSession
+
+        self.check(device, torch.float32, CompileOptions(driver=options.driver))
+        return ReferenceSession(Artifact.open(directory, verify=False), options)

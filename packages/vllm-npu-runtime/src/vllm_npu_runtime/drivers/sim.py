@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -27,6 +28,9 @@ from vllm_npu_runtime.simulation.faults import Call
 from vllm_npu_runtime.simulation.limits import check
 from vllm_npu_runtime.simulation.options import SimOptions
 
+if TYPE_CHECKING:
+    from vllm_npu_runtime.sessions.base import Session, SessionOptions
+
 
 class SimDriver:
     """One paper NPU per datasheet."""
@@ -34,7 +38,7 @@ class SimDriver:
     name = "sim"
 
     def __init__(self) -> None:
-        self._devices: dict[str, PaperDevice] = {}
+        self._devices: dict[tuple[str, int], PaperDevice] = {}
 
     def reset(self) -> None:
         """New devices: empty, with no faults, counting from one. For tests."""
@@ -93,8 +97,21 @@ class SimDriver:
         """Never called, as `save` says no."""
         raise ConfigurationError("Driver 'sim' saves no executables.")
 
-    def _device(self, sheet: Datasheet) -> PaperDevice:
-        return self._devices.setdefault(sheet.name, PaperDevice(sheet))
+    def open_session(self, directory: Path, device: str, options: SessionOptions) -> Session:
+        """See `OpensSessions.open_session`; each number in `dev_no` is a board of its own."""
+        from vllm_npu_runtime.artifact.directory import Artifact
+        from vllm_npu_runtime.simulation.session import SimSession
+
+        settings = SimOptions.of(options.driver)
+        board = next(iter(options.placement.dev_no), 0)
+        paper = self._device(_sheet(device), board)
+        paper.configure(settings)
+        paper.check_in(Call.OPEN, options.timeout)
+        artifact = Artifact.open(directory, verify=False)
+        return SimSession(artifact, paper, options, settings.realtime)
+
+    def _device(self, sheet: Datasheet, board: int = 0) -> PaperDevice:
+        return self._devices.setdefault((sheet.name, board), PaperDevice(sheet))
 
     def _info(self, sheet: Datasheet) -> DeviceInfo:
         memory = self._device(sheet).memory

@@ -53,6 +53,7 @@ def capabilities(device: str) -> Capabilities:
             dtypes=(torch.float16,),
             kv_cache_dtypes=(torch.float16,),
             kv_contracts=(KVContract.GATHER,),
+            stateful=True,
         )
     dtypes = precisions(device)
     kv_dtypes = dict.fromkeys(kv for dtype in dtypes for kv in KV_DTYPES[dtype])
@@ -69,6 +70,7 @@ def capabilities(device: str) -> Capabilities:
         dynamic_tokens=True,
         soft_cap=False,
         block_sizes=(BLOCK_SIZE,),
+        stateful=True,
     )
 
 

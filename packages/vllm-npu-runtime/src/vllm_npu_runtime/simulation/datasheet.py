@@ -63,6 +63,9 @@ class Datasheet:
             operators=self.operators,
             max_batch_size=self.max_batch_size,
             max_tokens=self.max_tokens,
+            stateful=True,
+            opens_any=True,
+            placement=frozenset({"dev_no"}),
         )
 
     @property

@@ -3,10 +3,12 @@
 Grammar::
 
     faults = fault {"," fault}
-    fault  = ("out_of_memory" | "stall" | "device_lost") "@" ("compile" | "run") [":" n]
+    fault  = ("out_of_memory" | "stall" | "device_lost") "@" call [":" n]
+    call   = "compile" | "run" | "open" | "step" | "row"
 
 ``out_of_memory@run:5`` makes the fifth run on the device fail; ``stall@compile``, without a
-number, every compilation. Calls are counted per device, over all its executables, from 1, from
+number, every compilation. The last three calls are those of sessions: opening one, a step, and
+a row of a step, which fails without the others. Calls are counted per device, over all its executables, from 1, from
 the moment the driver was made or reset. Spaces around a comma don't matter.
 """
 
@@ -32,6 +34,9 @@ class Call(StrEnum):
 
     COMPILE = "compile"
     RUN = "run"
+    OPEN = "open"
+    STEP = "step"
+    ROW = "row"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Mobilint's boards: models compiled to MXQ, run by the vendor's `qbruntime`."""

@@ -113,8 +113,6 @@ class Engines:
             npu: settings of ours over the ones above.
             options: of vLLM over the ones above.
         """
-        from vllm import LLM
-
         key = repr((name, contract, npu, sorted(options.items(), key=str)))
         if key not in self._running:
             path = DEMO_MODEL if name == "demo" else self._model(name)
@@ -124,9 +122,14 @@ class Engines:
             if contract == ARTIFACT:
                 path = self._artifact(name, prefill_chunk_size=256, max_batch_size=8)
                 del options["kv_cache_memory_bytes"]
-            with patch.dict(os.environ, VLLM_NPU_DEVICE=device), connectors.new():
-                llm = LLM(str(path), additional_config=additional, **options)
-                self._running[key] = connectors.with_its_own(llm)
+            self._running[key] = _start(path, device, additional_config=additional, **options)
+        return self._running[key]
+
+    def of(self, path: Path, device: str, **options: Any) -> LLM:
+        """The engine for a directory, on a device, with options of vLLM."""
+        key = repr((path, device, sorted(options.items(), key=str)))
+        if key not in self._running:
+            self._running[key] = _start(path, device, **options)
         return self._running[key]
 
     def stop_all(self) -> None:
@@ -138,6 +141,13 @@ class Engines:
         with patch("gc.collect", return_value=0):
             for llm in self._running.values():
                 llm.llm_engine.engine_core.shutdown()
+
+
+def _start(path: Path, device: str, **options: Any) -> LLM:
+    from vllm import LLM
+
+    with patch.dict(os.environ, VLLM_NPU_DEVICE=device), connectors.new():
+        return connectors.with_its_own(LLM(str(path), **options))
 
 
 @pytest.fixture(scope="session")
@@ -152,9 +162,7 @@ def artifact(tiny_model: Callable[[str], Path]) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def engines(
-    tiny_model: Callable[[str], Path], artifact: Callable[..., Path]
-) -> Iterator[Engines]:
+def engines(tiny_model: Callable[[str], Path], artifact: Callable[..., Path]) -> Iterator[Engines]:
     """Engines on demand."""
     running = Engines(tiny_model, artifact)
     yield running

@@ -23,11 +23,11 @@ def prompts_with_a_shared_beginning(path: Path, shared: int, count: int) -> list
 
 
 def test_hits_are_counted_and_tokens_stay(
-    engines: Engines, tiny_model: Callable[[str], Path], contract: str
+    engines: Engines, tiny_model: Callable[[str], Path], way: str
 ) -> None:
     path = tiny_model("llama")
     prompts = prompts_with_a_shared_beginning(path, 300, 6)
-    llm = engines.get("llama", contract)
+    llm = engines.get("llama", way)
     llm.reset_prefix_cache()
     one_by_one = [ask(llm, [prompt], NEW_TOKENS)[0] for prompt in prompts]
     assert tokens_of(one_by_one) == expected(path, prompts, NEW_TOKENS)
@@ -35,12 +35,12 @@ def test_hits_are_counted_and_tokens_stay(
 
 
 def test_requests_that_share_a_beginning_in_the_same_step(
-    engines: Engines, tiny_model: Callable[[str], Path], contract: str
+    engines: Engines, tiny_model: Callable[[str], Path], way: str
 ) -> None:
     """The second reads blocks that the first writes in this very step."""
     path = tiny_model("llama")
     prompts = prompts_with_a_shared_beginning(path, 48, 8)
-    llm = engines.get("llama", contract)
+    llm = engines.get("llama", way)
     llm.reset_prefix_cache()
     outputs = ask(llm, prompts, NEW_TOKENS)
     assert any(output.num_cached_tokens for output in outputs)
@@ -48,11 +48,11 @@ def test_requests_that_share_a_beginning_in_the_same_step(
 
 
 def test_sliding_window_layers_keep_their_own_blocks(
-    engines: Engines, tiny_model: Callable[[str], Path], contract: str
+    engines: Engines, tiny_model: Callable[[str], Path], way: str
 ) -> None:
     path = tiny_model("exaone4")
     prompts = prompts_with_a_shared_beginning(path, 200, 4)
-    llm = engines.get("exaone4", contract, **{"max_num_batched_tokens": 128})
+    llm = engines.get("exaone4", way, **{"max_num_batched_tokens": 128})
     llm.reset_prefix_cache()
     reference = expected(path, prompts, NEW_TOKENS)
     assert [greedy(llm, [prompt], NEW_TOKENS)[0] for prompt in prompts] == reference
@@ -60,11 +60,11 @@ def test_sliding_window_layers_keep_their_own_blocks(
 
 
 def test_turned_off_nothing_is_cached(
-    engines: Engines, tiny_model: Callable[[str], Path], contract: str
+    engines: Engines, tiny_model: Callable[[str], Path], way: str
 ) -> None:
     path = tiny_model("llama")
     prompts = prompts_with_a_shared_beginning(path, 100, 3)
-    llm = engines.get("llama", contract, enable_prefix_caching=False)
+    llm = engines.get("llama", way, enable_prefix_caching=False)
     outputs = [ask(llm, [prompt], NEW_TOKENS)[0] for prompt in prompts]
     assert not any(output.num_cached_tokens for output in outputs)
     assert tokens_of(outputs) == expected(path, prompts, NEW_TOKENS)

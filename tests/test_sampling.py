@@ -22,8 +22,8 @@ PROMPT = "Shall I compare thee to a summer's day?\n"
 
 
 @pytest.fixture
-def llm(engines: Engines, contract: str) -> LLM:
-    return engines.get("llama", contract)
+def llm(engines: Engines, way: str) -> LLM:
+    return engines.get("llama", way)
 
 
 def sample(llm: LLM, prompt: Any = PROMPT, **fields: Any) -> list[Any]:
@@ -74,15 +74,13 @@ def test_seed_makes_sampling_repeatable(llm: LLM) -> None:
 
 
 def test_seeded_prompt_that_is_read_in_chunks_draws_as_one_read_whole(
-    engines: Engines, contract: str, tiny_model: Callable[[str], Path]
+    engines: Engines, way: str, tiny_model: Callable[[str], Path]
 ) -> None:
     """A chunk's discarded token must not use up the request's random numbers."""
     prompt = passage(tiny_model("llama"), 500)
     fields = {"prompt": {"prompt_token_ids": prompt}, "temperature": 1.0, "seed": 11}
-    chunked = engines.get("llama", contract, max_num_batched_tokens=128)
-    whole = engines.get(
-        "llama", contract, max_num_batched_tokens=1024, enable_chunked_prefill=False
-    )
+    chunked = engines.get("llama", way, max_num_batched_tokens=128)
+    whole = engines.get("llama", way, max_num_batched_tokens=1024, enable_chunked_prefill=False)
     assert tokens(chunked, **fields) == tokens(whole, **fields)
 
 
@@ -159,11 +157,11 @@ def test_maximum_length_ends_the_text(llm: LLM) -> None:
 
 
 def test_prompt_embeddings_give_the_tokens_of_their_ids(
-    engines: Engines, contract: str, tiny_model: Callable[[str], Path]
+    engines: Engines, way: str, tiny_model: Callable[[str], Path]
 ) -> None:
     path = tiny_model("llama")
     prompt = passage(path, 40)
-    llm = engines.get("llama", contract, enable_prompt_embeds=True)
+    llm = engines.get("llama", way, enable_prompt_embeds=True)
     embed = oracle.load(path, "generate").get_input_embeddings()
     embeddings = embed(torch.tensor(prompt)).detach()
     by_ids = tokens(llm, {"prompt_token_ids": prompt})

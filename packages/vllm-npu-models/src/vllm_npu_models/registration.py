@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from vllm_npu_models.families import ARCHITECTURES
 from vllm_npu_runtime.artifact.names import LOAD_FORMAT
 
 CONNECTOR = "NPUSessionConnector"
 
 
+@cache
 def register_all() -> None:
-    """Register with vLLM whatever isn't registered yet."""
+    """Register with vLLM, once in a process: it refuses some names a second time."""
     from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
     from vllm.model_executor.model_loader import register_model_loader
     from vllm.model_executor.models import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
+    from vllm_npu_models.configuration import mobilint_configs
     from vllm_npu_models.configuration.hook import SessionModelConfig
     from vllm_npu_models.loader import SessionLoader
 
@@ -23,7 +27,7 @@ def register_all() -> None:
         ModelRegistry.register_model(name, f"vllm_npu_models.models:{name}")
         # An internal table; docs/architecture.md lists what leans on vLLM's insides.
         MODELS_CONFIG_MAP[name] = SessionModelConfig
-    if CONNECTOR not in KVConnectorFactory._registry:
-        module = "vllm_npu_models.snapshots.connector"
-        KVConnectorFactory.register_connector(CONNECTOR, module, CONNECTOR)
+    module = "vllm_npu_models.snapshots.connector"
+    KVConnectorFactory.register_connector(CONNECTOR, module, CONNECTOR)
     register_model_loader(LOAD_FORMAT)(SessionLoader)
+    mobilint_configs.register()

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
+from vllm_npu_models.configuration import mobilint
 from vllm_npu_models.configuration.dtype import compiled_dtype
 from vllm_npu_models.configuration.limits import CompiledLimits
 from vllm_npu_models.configuration.loader_config import OPTION, LoaderConfig
 from vllm_npu_models.configuration.refusals import problems_of
 from vllm_npu_models.configuration.rules import Schedule, Wanted, schedule
 from vllm_npu_models.configuration.snapshots import connect
+from vllm_npu_models.requests import CHECK
 from vllm_npu_models.slots import blocks_for
+from vllm_npu_models.target import session_settings
 from vllm_npu_runtime.artifact import names
 from vllm_npu_runtime.errors import ConfigurationError
 
@@ -54,7 +57,9 @@ class SessionModelConfig(VerifyAndUpdateConfig):
         Raises:
             ConfigurationError: every setting that a session can't honour.
         """
-        problems = problems_of(vllm_config)
+        settings, _ = session_settings(vllm_config)
+        options = settings.driver_options
+        problems = [*problems_of(vllm_config), *mobilint.speculation_problems(vllm_config, options)]
         if problems:
             raise ConfigurationError.several(problems)
         compiled = CompiledLimits.of(vllm_config.model_config.hf_text_config)
@@ -71,6 +76,9 @@ class SessionModelConfig(VerifyAndUpdateConfig):
         )
         _apply(vllm_config, planned)
         _set_block_size(vllm_config, compiled)
+        model = vllm_config.model_config
+        if mobilint.last_token_only(vllm_config, options) and model.runner_type == "generate":
+            model.logits_processors = [*(model.logits_processors or []), CHECK]
         connect(vllm_config, loader)
 
 

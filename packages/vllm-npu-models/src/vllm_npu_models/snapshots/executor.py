@@ -45,6 +45,8 @@ class Executor:
         self._snapshots: dict[int, Snapshot] = {}
         self._owners: dict[int, str] = {}
         self._broken: set[int] = set()
+        self._unfilled: set[int] = set()
+        self._unfilled_now: set[int] = set()
         self._rows: frozenset[int] = frozenset()
         self._step = Spent()
         self._report = Report()
@@ -73,6 +75,7 @@ class Executor:
         Raises:
             DeviceLostError: the device is gone.
         """
+        self._unfilled_now.clear()
         for operation in operations:
             self._do(operation)
         self._rows = rows
@@ -83,13 +86,16 @@ class Executor:
         self._began = time.perf_counter()
 
     def end(self) -> set[int]:
-        """After a step's forward pass: the slots in it that failed."""
+        """After a step's forward pass: the slots in it that failed, or hold nothing as their
+        prefix couldn't be loaded."""
         spent = 1e3 * (time.perf_counter() - self._began)
         self._broken |= self._slots.failed
         self._slots.failed.clear()
         failed = self._broken & self._rows
         self._rows = frozenset()
-        self._report.failed |= {self._owners[slot] for slot in failed if slot in self._owners}
+        # A slot stays unfilled for its request, which is told once: it may be in another by then.
+        self._report.unfilled |= self._owners_of(failed & self._unfilled_now)
+        self._report.failed |= self._owners_of(failed - self._unfilled)
         if self._step.tokens and not failed:
             self._report.prefill.add(self._step.tokens, spent)
         return failed
@@ -109,6 +115,9 @@ class Executor:
                 self._owners[slot] = request
                 if not kept:  # It begins from nothing, or is filled by an operation to come.
                     self._broken.discard(slot)
+                    self._unfilled.discard(slot)
+                elif slot in self._broken:
+                    self._leave_unfilled(slot)
             case CopyOut(slot, entry, tokens):
                 self._copy_out(slot, entry, tokens)
             case CopySlot():
@@ -119,6 +128,9 @@ class Executor:
                 self._snapshots.pop(entry, None)
             case Forget(slot):
                 self._session.forget(slot)
+
+    def _owners_of(self, slots: set[int]) -> set[str]:
+        return {self._owners[slot] for slot in slots if slot in self._owners}
 
     def _copy_out(self, slot: int, entry: int, tokens: int) -> None:
         try:
@@ -178,7 +190,10 @@ class Executor:
             raise BadShapeError(f"Slot {slot} holds nothing: its request failed.")
 
     def _fail(self, slot: int, error: BaseException) -> None:
-        _logger.error(
-            "The request in slot %d fails, as its prefix can't be loaded: %s", slot, error
-        )
+        _logger.warning("A prefix can't be loaded into slot %d: %s", slot, error)
+        self._leave_unfilled(slot)
+
+    def _leave_unfilled(self, slot: int) -> None:
         self._broken.add(slot)
+        self._unfilled.add(slot)
+        self._unfilled_now.add(slot)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vllm_npu_models.slots import block_of_slot, slot_of_block
@@ -19,7 +20,7 @@ class FreeSlots:
     def __init__(self, pool: BlockPool) -> None:
         self._pool = pool
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[int]:
         for block in self._pool.free_block_queue.get_all_free_blocks():
             yield slot_of_block(block.block_id)
 

@@ -86,11 +86,10 @@ class SnapshotManager:
                 "vLLM hands out blocks in another way than the release that this package is for."
             )
         self._slots[request] = slot
-        in_place = plan.in_place
         self._vacate(slot, plan)
-        self._operations.append(Assign(slot, request, plan.tokens if in_place else 0))
+        self._operations.append(Assign(slot, request, plan.tokens if plan.in_place else 0))
         if plan.entry is not None:
-            self._fill(slot, plan, plan.entry, in_place)
+            self._fill(slot, plan, plan.entry)
         self.tally.refused += plan.refused
         self._end(request)  # It was preempted, if there is something to end.
         if prefix is not None:
@@ -135,6 +134,9 @@ class SnapshotManager:
             if entry is not None:
                 self._remove(entry)
                 self.tally.evictions += 1
+        for request in report.unfilled:
+            self._end(request)
+            self.tally.failed_loads += 1
         for request in report.failed:
             self._fail(request)
         self._evict()
@@ -213,12 +215,12 @@ class SnapshotManager:
         self._operations.append(CopyOut(slot, entry.id, tokens))
         self.tally.copy_outs += 1
 
-    def _fill(self, slot: int, plan: Plan, entry: Entry, in_place: bool) -> None:
+    def _fill(self, slot: int, plan: Plan, entry: Entry) -> None:
         self.tally.hits += 1
         self.tally.hit_tokens += plan.tokens
         if entry in self._kept:
             self._kept.touch(entry)
-        if in_place:
+        if plan.in_place:
             return
         if entry.place is Place.HOST:
             self._operations.append(LoadHost(entry.id, slot, plan.tokens))

@@ -22,6 +22,7 @@ _COUNTERS = {
     "copy_outs": "Prefixes copied out of their slot to the host.",
     "evictions": "Prefixes given up for want of room.",
     "refused": "Prefixes computed anew, as loading them would have taken longer.",
+    "failed_loads": "Prefixes that couldn't be loaded, and were computed after all.",
     "failures": "Requests whose slot failed.",
 }
 _GAUGES = {
@@ -32,6 +33,8 @@ _GAUGES = {
 
 class SnapshotStats(KVConnectorStats):
     """Counts since the last, and how much is kept now."""
+
+    data: dict[str, int]
 
     @classmethod
     def of(cls, tally: Tally, entries: int, host_bytes: int) -> SnapshotStats:

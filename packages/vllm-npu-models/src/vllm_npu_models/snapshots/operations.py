@@ -90,6 +90,7 @@ class Report:
         stored: entries copied out, and the bytes that each takes.
         lost: entries that are not on the host, though they were to be.
         failed: ids of requests whose slot failed.
+        unfilled: ids of requests whose prefix couldn't be loaded.
         prefill: time in which prompts' tokens were computed.
         slot_copies: time of copies between slots.
         loads: time of loads from the host.
@@ -98,6 +99,7 @@ class Report:
     stored: dict[int, int] = field(default_factory=dict)
     lost: set[int] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
+    unfilled: set[str] = field(default_factory=set)
     prefill: Spent = field(default_factory=Spent)
     slot_copies: Spent = field(default_factory=Spent)
     loads: Spent = field(default_factory=Spent)

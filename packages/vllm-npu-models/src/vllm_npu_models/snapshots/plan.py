@@ -21,6 +21,7 @@ class Plan:
         tokens: how many those are.
         wait: an entry that is worth it is on its way to the host; ask again in the next step.
         refused: loading what was found would take longer than computing it.
+        in_place: the request goes on in the slot that holds the entry.
     """
 
     slot: int | None
@@ -28,12 +29,7 @@ class Plan:
     tokens: int = 0
     wait: bool = False
     refused: bool = False
-
-    @property
-    def in_place(self) -> bool:
-        """Whether the request goes on in the slot that holds the entry."""
-        entry = self.entry
-        return entry is not None and entry.place is Place.SLOT and entry.slot == self.slot
+    in_place: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,6 +40,10 @@ class _Way:
     tokens: int
     slot: int
     ease: int
+
+    @property
+    def in_place(self) -> bool:
+        return self.entry.place is Place.SLOT and self.entry.slot == self.slot
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -81,7 +81,7 @@ class Planner:
             elif way.entry.place is Place.LEAVING:
                 return Plan(None, wait=True)
             else:
-                return Plan(way.slot, way.entry, way.tokens)
+                return Plan(way.slot, way.entry, way.tokens, in_place=way.in_place)
         return Plan(self._victim(free), refused=refused)
 
     def _way(self, entry: Entry, shared: int, free: Sequence[int]) -> _Way | None:
@@ -98,11 +98,12 @@ class Planner:
         return _Way(entry, self._facts.copied(min(shared, held), held), victim, ease)
 
     def _from_slot(self, entry: Entry, shared: int, free: Sequence[int]) -> _Way:
-        """In place if nothing is lost by it or there is no other slot; else by a copy."""
+        """In place if nothing is lost by it or there is no other way; else by a copy."""
         whole = shared >= entry.tokens
         others = [slot for slot in free if slot != entry.slot]
         free_itself = len(others) < len(free)
-        if free_itself and self._facts.crops and (whole or not others):
+        alone = whole or not others or not self._facts.copies
+        if free_itself and self._facts.crops and alone:
             return _Way(entry, shared, entry.slot, 3)
         victim = self._victim(others)
         # A slot may hold a token beyond its entry, so that a copy of "all" of it isn't whole.
@@ -116,10 +117,9 @@ class Planner:
         return min(free, key=lambda slot: entries.get(slot, 0), default=None)
 
     def _worth(self, way: _Way) -> bool:
-        place = way.entry.place
-        if place is Place.SLOT and way.slot == way.entry.slot:
+        if way.in_place:
             return True
-        near = place in (Place.SLOT, Place.LIVE)
+        near = way.entry.place in (Place.SLOT, Place.LIVE)
         average = self._cost.slot_copies if near else self._cost.loads
         return self._cost.worth(average, way.tokens) or not self._cost.refused()
 

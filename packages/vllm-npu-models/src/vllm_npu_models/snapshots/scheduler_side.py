@@ -14,6 +14,7 @@ from vllm_npu_models.snapshots.messages import StepMetadata
 from vllm_npu_models.snapshots.metrics import SnapshotStats
 from vllm_npu_models.snapshots.operations import Report
 from vllm_npu_models.snapshots.plan import Plan
+from vllm_npu_models.snapshots.prefix import Prefix
 from vllm_npu_models.snapshots.requests import Prefixes
 from vllm_npu_models.snapshots.settings import SessionFacts, SnapshotSettings
 from vllm_npu_models.snapshots.tally import Tally
@@ -31,14 +32,17 @@ class SchedulerSide:
 
     def __init__(self, settings: SnapshotSettings) -> None:
         self._settings = settings
+        self._keeps = False
         self._manager = SnapshotManager(settings, _UNKNOWN)
         self._prefixes = Prefixes(settings.block_size)
         self._free: FreeSlots | None = None
         self._plans: dict[str, Plan] = {}
+        self._barred: set[str] = set()
         self._told = (0, 0)
 
     def learn(self, facts: SessionFacts) -> None:
         """What the session can do; before the first request."""
+        self._keeps = self._settings.enabled and (facts.crops or facts.copies)
         self._manager = SnapshotManager(self._settings, facts)
 
     def bind(self, pool: BlockPool) -> None:
@@ -51,7 +55,8 @@ class SchedulerSide:
         vLLM is made to hand out the slot that suits best, which is why nothing may be allocated
         between this call and `admit`; the scheduler of this vLLM does not.
         """
-        reads = computed == 0 and not request.skip_reading_prefix_cache
+        barred = request.skip_reading_prefix_cache or request.request_id in self._barred
+        reads = computed == 0 and not barred
         prefix = self._prefix(request) if reads else None
         free = self._free
         plan = self._manager.plan(
@@ -80,7 +85,8 @@ class SchedulerSide:
     def finish(self, request: Request, has_slot: bool) -> None:
         """A request is done."""
         self._plans.pop(request.request_id, None)
-        left = self._prefixes.left_by(request) if self._settings.enabled else None
+        self._barred.discard(request.request_id)
+        left = self._prefixes.left_by(request) if self._keeps else None
         if has_slot:
             self._manager.finish(request.request_id, left)
         else:
@@ -103,6 +109,8 @@ class SchedulerSide:
 
     def take(self, report: Report) -> None:
         """What came back from the worker."""
+        # What couldn't be loaded once isn't tried again for the same request.
+        self._barred |= report.unfilled
         self._manager.take(report)
 
     def clear(self) -> None:
@@ -123,8 +131,8 @@ class SchedulerSide:
         tally, manager.tally, self._told = manager.tally, Tally(), kept
         return SnapshotStats.of(tally, *kept)
 
-    def _prefix(self, request: Request):  # type: ignore[no-untyped-def]
-        return self._prefixes.of(request) if self._settings.enabled else None
+    def _prefix(self, request: Request) -> Prefix | None:
+        return self._prefixes.of(request) if self._keeps else None
 
 
 def _computed(request: Request) -> Callable[[], int]:

@@ -17,6 +17,7 @@ class Tally:
         copy_outs: slots copied to the host.
         evictions: prefixes given up for want of room, or lost.
         refused: prefixes that were computed, as loading them would have taken longer.
+        failed_loads: prefixes that couldn't be loaded, and were computed after all.
         failures: requests whose slot failed.
     """
 
@@ -27,4 +28,5 @@ class Tally:
     copy_outs: int = 0
     evictions: int = 0
     refused: int = 0
+    failed_loads: int = 0
     failures: int = 0

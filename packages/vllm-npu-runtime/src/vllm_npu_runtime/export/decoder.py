@@ -1,11 +1,12 @@
 """The decoder as a stateful graph: embeddings to final hidden states.
 
-Its weights are parameters of the graph, and of no memory while it is made: the model runs once
-on four tokens, with zeros that are one number each.
+Its weights are parameters of the graph, and take next to no memory while it is made: the model
+runs once on four tokens, and all its weights are the same zeros.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ def convert(model: PreTrainedModel) -> tuple[ov.Model, dict[str, ov.Node]]:
     """
     import openvino as ov
     import torch
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     config = model.config
     layers, heads, size = (
@@ -56,18 +58,23 @@ def convert(model: PreTrainedModel) -> tuple[ov.Model, dict[str, ov.Node]]:
         head_size(config),
     )
     weights = weight_shapes(model)
+    zeros = torch.zeros(max(map(math.prod, weights.values())))
     example = (
         torch.zeros(2, 2, config.hidden_size),
         torch.ones(2, 5, dtype=torch.int64),
         torch.tensor([[3, 4], [3, 4]]),
         *(torch.zeros(2, heads, 3, size) for _ in range(2 * layers)),
-        *(torch.zeros(()).expand(shape) for shape in weights.values()),
+        *(zeros[: math.prod(shape)].view(shape) for shape in weights.values()),
     )
     with torch.no_grad(), warnings.catch_warnings():
         # Of what tracing warns, nothing depends on the example: lengths vary in the graph.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
-        graph = ov.convert_model(_flat(model, list(weights)), example_input=example)
+        # Checking the trace would run it on copies of the example, of the weights' whole size.
+        traced = TorchScriptPythonDecoder(
+            _flat(model, list(weights)), example_input=example, trace_kwargs={"check_trace": False}
+        )
+        graph = ov.convert_model(traced)
     caches = [f"{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
     names = [*INPUTS, *(f"past_key_values.{cache}" for cache in caches), *weights]
     shapes = [[-1, -1, config.hidden_size], [-1, -1], [-1, -1]]

@@ -124,10 +124,10 @@ class MobilintSession:
             jobs = [partial(self._run, self._models[index], work) for index, work in shares.items()]
             try:
                 raised = parallel.run(jobs, self._timeout)
-            except DeviceTimeoutError as error:
+            except DeviceTimeoutError as stall:
                 # It may still be at work in the slots, and can't be stopped.
                 self._stalled = True
-                self._lifetime.lose(DeviceLostError(f"{self._name} stalled: {error}"))
+                self._lifetime.lose(DeviceLostError(f"{self._name} stalled: {stall}"))
                 raise
             failed: dict[int, DeviceError] = {}
             for work, error in zip(shares.values(), raised, strict=True):
@@ -165,7 +165,7 @@ class MobilintSession:
                     f"The snapshot's parts have {[part.nbytes for part in snapshot.parts]} bytes; "
                     f"the model's caches have {sizes}."
                 )
-            self._load(slot, [memoryview(part.numpy()) for part in snapshot.parts])
+            self._load(slot, [part.numpy().data for part in snapshot.parts])
             self._slots.hold(slot, tokens)
 
     def copy(self, source: int, target: int, tokens: int) -> None:

@@ -118,12 +118,14 @@ def targets(
     if mode == "auto":
         return [Target(mode)]
     if mode == "single":
-        named = placement.target_cores or in_mode(config.target_cores, mode) or ()
-        places = _on_board("target_cores", named, 2, board)
+        own_cores = in_mode(config.target_cores, mode)
+        cores_named: Sequence[int | str] = placement.target_cores or own_cores or ()
+        places = _on_board("target_cores", cores_named, 2, board)
         _check("target_cores", places, (clusters, cores), kind)
         every = [(cluster, core) for cluster in range(clusters) for core in range(cores)]
         return [Target(mode, core=(place[0], place[1])) for place in places or every]
-    named = placement.target_clusters or in_mode(config.target_clusters, mode) or ()
+    own_clusters = in_mode(config.target_clusters, mode)
+    named: Sequence[int | str] = placement.target_clusters or own_clusters or ()
     places = _on_board("target_clusters", named, 1, board)
     _check("target_clusters", places, (clusters,), kind)
     chosen = [place[0] for place in places] or list(range(clusters))

@@ -113,8 +113,9 @@ class ReferenceSession:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """See `Session.logits`."""
         with self._lifetime.turn():
-            head = self._model.get_output_embeddings()
-            return head(hidden.to(self._dtype)).float()
+            from vllm_npu_runtime.export.torch_model import logits
+
+            return logits(self._model, hidden)
 
     def snapshot(self, slot: int, tokens: int) -> Snapshot:
         """See `Session.snapshot`; exact at any number of tokens."""

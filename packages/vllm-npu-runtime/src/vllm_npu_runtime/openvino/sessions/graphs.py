@@ -22,6 +22,9 @@ KEY_CACHE, VALUE_CACHE = "key_cache.", "value_cache."
 _WINDOW = 10
 """Operand of PagedAttention: tokens that one attends to, itself included; 0: all."""
 
+_LARGEST = float(np.finfo(np.float32).max)
+_FORBIDDEN = float(np.finfo(np.float16).min)
+
 
 def read(artifact: Artifact, name: str) -> ov.Model:
     """A graph as it is; its constants look at the weights file, which is mapped."""
@@ -60,5 +63,53 @@ def paged(model: ov.Model, windows: Sequence[int | None]) -> ov.Model:
             f"The decoder's graph has {len(found)} layers with attention over a cache, and its "
             f"manifest tells of {len(windows)}. Compile the artifact anew."
         )
+    model.validate_nodes_and_infer_types()
+    return model
+
+
+def without_fused_layers(model: ov.Model) -> ov.Model:
+    """A decoder whose gated feed-forward layers the CPU plugin doesn't make one operation of.
+
+    That operation (`LLMMLP`, on processors with AMX) ends the process where it is compiled for
+    one thread (2026.4.1); with more it is slower on prompts, and no faster on single tokens.
+
+    Args:
+        model: is changed.
+    """
+    for down in model.get_ops():
+        if down.get_type_name() != "MatMul":
+            continue
+        gated = down.input_value(0).get_node()
+        if gated.get_type_name() == "Multiply" and any(
+            each.get_node().get_type_name() in ("Swish", "Gelu") for each in gated.input_values()
+        ):
+            # Changes no number, but the plugin doesn't find its pattern.
+            same = ops.clamp(gated, -_LARGEST, _LARGEST)
+            down.input(0).replace_source_output(same.output(0))
+    model.validate_nodes_and_infer_types()
+    return model
+
+
+def with_finite_masks(model: ov.Model) -> ov.Model:
+    """A decoder whose attention adds large negative numbers where its masks forbid.
+
+    A static graph has padding, whose rows may see nothing at all. Of a boolean mask they would
+    become NaN, and spread: nought times NaN isn't nought.
+
+    Args:
+        model: is changed.
+    """
+    allowed, forbidden = (ops.constant(np.float32(number)) for number in (0.0, _FORBIDDEN))
+    made: dict[tuple[str, int], ov.Node] = {}
+    for node in model.get_ops():
+        if node.get_type_name() != "ScaledDotProductAttention" or node.get_input_size() < 4:
+            continue
+        mask = node.input_value(3)
+        if mask.get_element_type() != ov.Type.boolean:
+            continue
+        place = (mask.get_node().get_friendly_name(), mask.get_index())
+        if place not in made:
+            made[place] = ops.select(mask, allowed, forbidden)
+        node.input(3).replace_source_output(made[place].output(0))
     model.validate_nodes_and_infer_types()
     return model

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import openvino as ov
 import torch
 
+from vllm_npu_runtime.artifact.names import LM_HEAD
 from vllm_npu_runtime.errors import BadShapeError
 from vllm_npu_runtime.openvino.devices import core
 from vllm_npu_runtime.openvino.failures import typed
@@ -41,7 +42,7 @@ class Head:
         sizes = artifact.manifest.model
         name = f"the LM head of {artifact.manifest.source} on openvino:{device}"
         with typed(f"Compiling {name}"):
-            model = read(artifact, "lm_head")
+            model = read(artifact, LM_HEAD)
             if rows is not None:
                 model.reshape(ov.PartialShape([rows, sizes.hidden_size]))
             self._request = core().compile_model(model, device, dict(config)).create_infer_request()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from vllm_npu_runtime.artifact.names import DECODER
 from vllm_npu_runtime.errors import DeviceError, DeviceLostError, DeviceTimeoutError
 from vllm_npu_runtime.openvino.attention import BLOCK_SIZE
 from vllm_npu_runtime.openvino.config import compile_config
@@ -19,7 +20,7 @@ from vllm_npu_runtime.openvino.devices import core
 from vllm_npu_runtime.openvino.failures import typed
 from vllm_npu_runtime.openvino.options import OpenVINOOptions
 from vllm_npu_runtime.openvino.sessions.blocks import SlotBlocks
-from vllm_npu_runtime.openvino.sessions.graphs import paged, read
+from vllm_npu_runtime.openvino.sessions.graphs import paged, read, without_fused_layers
 from vllm_npu_runtime.openvino.sessions.head import Head
 from vllm_npu_runtime.openvino.sessions.inputs import StepInputs
 from vllm_npu_runtime.openvino.sessions.running import Runner
@@ -55,7 +56,8 @@ class PagedSession:
         max_length = options.max_length or manifest.limits.max_model_len
         self._name = f"{manifest.source} on openvino:{device}"
         with typed(f"Compiling {self._name}"):
-            decoder = paged(read(artifact, "decoder"), sizes.sliding_windows)
+            graph = without_fused_layers(read(artifact, DECODER))
+            decoder = paged(graph, sizes.sliding_windows)
             compiled = core().compile_model(decoder, device, config)
             self._request = compiled.create_infer_request()
         self._blocks = SlotBlocks(compiled, self._request, options.slots, max_length)

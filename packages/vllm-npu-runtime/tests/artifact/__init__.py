@@ -1,0 +1,1 @@
+"""Artifacts: reading, checking and writing the directory."""

@@ -1,0 +1,1 @@
+"""Compiling checkpoints to artifacts."""

@@ -19,6 +19,7 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 VLLM = Path(sys.executable).with_name("vllm")
+VLLM_NPU = VLLM.with_name("vllm-npu")
 PATIENCE = 300.0
 """Seconds until something counts as hung; nothing else here depends on time."""
 

@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from tests.conftest import NPU
-from tests.serving import Server, serve
+from tests.serving import VLLM_NPU, Server, run, serve
 
 COMMON = (
     *("--dtype", "float32"),
@@ -47,6 +47,32 @@ def demo(tiny_model: Callable[[str], Path], logs: Path) -> Iterator[Server]:
     with serve(model, *arguments, env=env, log=logs / "demo.log") as server:
         yield server
     assert not list(scratch.rglob("*.board")), "the counters' file is left"
+
+
+@pytest.fixture(scope="session")
+def graphs_demo(demo: Server) -> Server:
+    """`demo`, for a file that has a fixture of that name of its own."""
+    return demo
+
+
+@pytest.fixture(scope="session")
+def artifact(tiny_model: Callable[[str], Path], logs: Path) -> Path:
+    """The tiny Llama compiled by the command, for at most 512 tokens a request."""
+    directory = logs / "artifact"
+    limits = ("--max-model-len", 512, "--max-batch-size", 8, "--prefill-chunk-size", 128)
+    done = run([VLLM_NPU, "compile", tiny_model("llama"), "-o", directory, *limits])
+    assert done.returncode == 0, done.last_lines()
+    return directory
+
+
+@pytest.fixture(scope="session")
+def compiled_demo(artifact: Path, logs: Path) -> Iterator[Server]:
+    """The artifact as model `demo`; all that its scheduler needs to know is in it."""
+    structured = json.dumps({"backend": "xgrammar", "disable_any_whitespace": True})
+    arguments = ("--served-model-name", "demo", "--structured-outputs-config", structured)
+    env = {"VLLM_NPU_DEVICE": "openvino:CPU"}
+    with serve(artifact, *arguments, env=env, log=logs / "artifact.log") as server:
+        yield server
 
 
 @pytest.fixture

@@ -31,6 +31,13 @@ PERSON = {
 }
 
 
+@pytest.fixture(params=["graphs_demo", "compiled_demo"], ids=["graphs", "artifact"], scope="module")
+def demo(request: pytest.FixtureRequest) -> Server:
+    """The model through graphs, and compiled ahead of time."""
+    served: Server = request.getfixturevalue(request.param)
+    return served
+
+
 @pytest.fixture(scope="module")
 def model(tiny_model: Callable[[str], Path]) -> Path:
     """The directory of what the server serves."""

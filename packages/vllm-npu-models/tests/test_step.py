@@ -12,7 +12,7 @@ import torch
 from vllm_npu_models.slots import SlotMetadata
 from vllm_npu_models.step import run_step
 from vllm_npu_runtime.errors import DeviceError, DeviceLostError
-from vllm_npu_runtime.sessions.base import Row, StepOutput
+from vllm_npu_runtime.sessions.base import Gives, Row, StepOutput
 
 
 class Counting:
@@ -104,6 +104,22 @@ def test_a_row_that_fails_leaves_the_others_whole() -> None:
     assert failed == {1}
     assert values[:3] == [[0, 0, 0], [0, 1, 1], [0, 2, 2]] and values[6] == [2, 0, 6]
     assert session.steps == [[2, 2, 1], [1]]  # The failed request isn't asked again.
+
+
+def test_slots_that_hold_nothing_are_left_out() -> None:
+    """An earlier step failed there, and this one was scheduled already."""
+    session: Any = Counting()
+    step = metadata((0, 5, 1), (1, 0, 2))
+    values, failed = run_step(session, step, 3, torch.arange(3), None, {0})
+    assert values.tolist() == [[0, 0, 0], [1, 0, 1], [1, 1, 2]]
+    assert (session.steps, failed) == ([[2]], {0})
+
+
+def test_a_step_of_such_slots_alone_computes_nothing() -> None:
+    session: Any = Counting()
+    session.capabilities = SimpleNamespace(max_tokens=None, gives=Gives.HIDDEN, hidden_size=3)
+    values, failed = run_step(session, metadata((0, 5, 1)), 1, torch.arange(1), None, {0})
+    assert (values.tolist(), session.steps, failed) == ([[0, 0, 0]], [], {0})
 
 
 def test_a_lost_device_is_not_a_request_s_failure() -> None:

@@ -9,8 +9,7 @@ from torch import nn
 from vllm.forward_context import get_forward_context
 
 from vllm_npu_models.slots import LAYER, SlotMetadata, SlotState
-from vllm_npu_models.step import run_step
-from vllm_npu_runtime.sessions.base import Gives
+from vllm_npu_models.step import nothing, run_step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,10 +61,9 @@ class SessionForCausalLM(nn.Module):
         tokens = len(positions)
         if not isinstance(step, SlotMetadata):
             # vLLM measures memory with a step of no requests; nothing is to be computed.
-            limits = session.capabilities
-            width = limits.hidden_size if limits.gives is Gives.HIDDEN else limits.vocab_size
-            return torch.zeros(tokens, width)
-        values, failed = run_step(session, step, tokens, input_ids, inputs_embeds)
+            return nothing(session, tokens)
+        empty = frozenset(self.slots.failed)
+        values, failed = run_step(session, step, tokens, input_ids, inputs_embeds, empty)
         self.slots.failed |= failed
         return values.clone() if self._lends else values
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import cache
 
 from vllm_npu_models.families import ARCHITECTURES
+from vllm_npu_models.names import CONNECTOR, CONNECTOR_MODULE
 from vllm_npu_runtime.artifact.names import LOAD_FORMAT
-
-CONNECTOR = "NPUSessionConnector"
 
 
 @cache
@@ -27,7 +26,6 @@ def register_all() -> None:
         ModelRegistry.register_model(name, f"vllm_npu_models.models:{name}")
         # An internal table; docs/architecture.md lists what leans on vLLM's insides.
         MODELS_CONFIG_MAP[name] = SessionModelConfig
-    module = "vllm_npu_models.snapshots.connector"
-    KVConnectorFactory.register_connector(CONNECTOR, module, CONNECTOR)
+    KVConnectorFactory.register_connector(CONNECTOR, CONNECTOR_MODULE, CONNECTOR)
     register_model_loader(LOAD_FORMAT)(SessionLoader)
     mobilint_configs.register()

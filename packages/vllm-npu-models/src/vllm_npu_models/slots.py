@@ -114,7 +114,8 @@ class SlotState(nn.Module, AttentionLayerBase):
 
     Attributes:
         session: opened by the loader.
-        failed: slots whose requests failed in the last step, for the connector to report.
+        failed: slots that hold nothing, as a step failed there. The connector puts in those of
+            earlier steps and reports those of this one.
     """
 
     supports_dcp: ClassVar[bool] = False

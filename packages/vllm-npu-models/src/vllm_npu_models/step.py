@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import TYPE_CHECKING
 
 import torch
 
-from vllm_npu_runtime.sessions.base import Row
+from vllm_npu_runtime.sessions.base import Gives, Row
 
 if TYPE_CHECKING:
     from vllm_npu_models.slots import SlotMetadata
@@ -26,6 +26,7 @@ def run_step(
     tokens: int,
     input_ids: torch.Tensor | None,
     inputs_embeds: torch.Tensor | None,
+    empty: Set[int] = frozenset(),
 ) -> tuple[torch.Tensor, set[int]]:
     """Run what vLLM scheduled.
 
@@ -35,11 +36,13 @@ def run_step(
         tokens: in the step, padding included.
         input_ids: `[tokens]`, unless there are embeddings.
         inputs_embeds: `[tokens, hidden_size]`, or None.
+        empty: slots that hold nothing, as an earlier step failed there: vLLM schedules ahead, and
+            their rows are left out.
 
     Returns:
-        Values `[tokens, width]`, and the slots whose rows failed.
+        Values `[tokens, width]`, and the slots whose rows failed, `empty` ones included.
     """
-    failed: set[int] = set()
+    failed = set(empty)
     values: torch.Tensor | None = None
     for pieces in _rounds(session, step, input_ids, inputs_embeds):
         pieces = [piece for piece in pieces if piece[1].slot not in failed]
@@ -59,8 +62,15 @@ def run_step(
             values[start : start + row.count] = output.values[begin : begin + row.count]
             begin += row.count
     if values is None:
-        raise RuntimeError("vLLM scheduled a step without a request.")
+        values = nothing(session, tokens)
     return values, failed
+
+
+def nothing(session: Session, tokens: int) -> torch.Tensor:
+    """Values of a step in which nothing is computed, `[tokens, width]`."""
+    limits = session.capabilities
+    width = limits.hidden_size if limits.gives is Gives.HIDDEN else limits.vocab_size
+    return torch.zeros(tokens, width)
 
 
 def _rounds(

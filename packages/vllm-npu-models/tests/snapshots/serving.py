@@ -31,7 +31,7 @@ from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
 import vllm_npu_models
-from vllm_npu_models.registration import CONNECTOR
+from vllm_npu_models.names import CONNECTOR
 from vllm_npu_models.slots import LAYER, blocks_for, slot_of_block
 from vllm_npu_models.snapshots.connector import NPUSessionConnector
 from vllm_npu_models.snapshots.scheduling import session_scheduler

@@ -192,6 +192,16 @@ def test_a_newer_entry_takes_the_place_of_those_that_it_begins_with() -> None:
     assert engine.manager.entries == 2
 
 
+def test_a_copy_on_the_host_is_dropped_when_a_longer_one_is_kept() -> None:
+    engine = _engine(slots=1)
+    engine.run(A)
+    engine.run(B)
+    engine.run([*A, 7, 1])
+    engine.step()
+    assert engine.operations == [DropHost(2)]
+    assert engine.manager.entries == 2
+
+
 def test_no_more_are_kept_than_the_cap() -> None:
     engine = _engine(slots=4, max_entries=2)
     for tokens in (A, B, C):
@@ -273,6 +283,7 @@ def test_a_request_that_ends_without_a_slot_leaves_others_slots_alone() -> None:
     engine.admit(B)
     engine.step()
     engine.abort_preempted("1")
+    assert engine.manager.slots_of(["1"]) == frozenset()
     engine.step()
     assert engine.operations == []
     engine.finish("2")

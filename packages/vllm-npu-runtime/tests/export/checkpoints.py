@@ -9,7 +9,7 @@ from typing import Any
 
 WINDOW = 16
 COMMON: dict[str, Any] = {
-    "vocab_size": 96,
+    "vocab_size": 112,
     "hidden_size": 64,
     "intermediate_size": 96,
     "num_hidden_layers": 2,
@@ -123,6 +123,9 @@ CHECKPOINTS: dict[str, Callable[[Path], None]] = {
     "qwen2": _plain("qwen2", tie_word_embeddings=True),
     "qwen2-windows": _plain(
         "qwen2", use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1
+    ),
+    "qwen2-all-windows": _plain(
+        "qwen2", use_sliding_window=True, sliding_window=WINDOW, max_window_layers=0
     ),
     "qwen3": _plain("qwen3", head_dim=32),
 }

@@ -80,7 +80,7 @@ def test_inspect_is_a_table(compiled: Compile) -> None:
         "2 layers of 16 tokens, 2 layers without",
         "Longest request 256 tokens",
         "Requests at once 8",
-        "logits f32[?, 96]",
+        "logits f32[?, 112]",
     ):
         assert text in shown
 

@@ -101,6 +101,31 @@ def test_unknown_names(source: Path) -> None:
     assert "Unknown device 'openvino:TPU'" in refusal(source, device="openvino:TPU")
 
 
+def test_a_device_whose_models_another_compiler_makes(source: Path) -> None:
+    assert "Mobilint's own compiler" in refusal(source, device="mobilint:0")
+
+
+def test_a_device_that_opens_no_artifacts(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from vllm_npu_runtime.drivers.reference import ReferenceDriver
+
+    able = ReferenceDriver.capabilities
+    monkeypatch.setattr(
+        ReferenceDriver, "capabilities", lambda *given: replace(able(*given), stateful=False)
+    )
+    assert "--device reference: it opens no artifacts" in refusal(source, device="reference")
+
+
+@pytest.mark.parametrize("device", ["reference", "sim", "openvino", "openvino:CPU"])
+def test_devices_that_open_them(device: str) -> None:
+    from vllm_npu_runtime.export.request import Request, plan
+    from vllm_npu_runtime.export.skeleton import config_of
+
+    config = config_of({"model_type": "llama", "dtype": "float32"})
+    assert plan(Request(device), config).device.startswith(device)
+
+
 def test_a_dtype_that_the_device_does_not_compute_in(source: Path) -> None:
     assert "--dtype bfloat16: openvino:NPU computes in float16" in refusal(
         source, device="openvino:NPU", dtype="bfloat16"

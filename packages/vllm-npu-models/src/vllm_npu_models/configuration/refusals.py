@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from vllm_npu_models.registration import CONNECTOR
+from vllm_npu_models.names import CONNECTOR, SCHEDULER
 from vllm_npu_runtime.artifact.names import LOAD_FORMAT
 
 if TYPE_CHECKING:
@@ -70,6 +70,12 @@ def _features(config: VllmConfig) -> Iterator[str]:
             f"--kv-transfer-config: connector '{transfer.kv_connector}' moves blocks of a KV cache "
             "of vLLM's, and a session's KV isn't in one. Leave it out; prefixes are reused "
             "without it."
+        )
+    scheduler = config.scheduler_config.scheduler_cls
+    if scheduler not in (None, SCHEDULER):
+        yield (
+            f"--scheduler-cls {scheduler}: a session's requests need a scheduler that can fail one "
+            "of them alone. Leave it out."
         )
     if config.cache_config.kv_offloading_size is not None:
         yield (

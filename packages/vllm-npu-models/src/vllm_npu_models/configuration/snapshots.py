@@ -5,18 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllm_npu_models.configuration.loader_config import LoaderConfig
-from vllm_npu_models.registration import CONNECTOR
+from vllm_npu_models.names import BLOCK_SIZE, CONNECTOR, ENABLED, SCHEDULER
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
-ENABLED = "enabled"
-BLOCK_SIZE = "block_size"
-
 
 def connect(vllm_config: VllmConfig, loader: LoaderConfig) -> None:
-    """Put the connector into the configuration, whether it is to keep prefixes or not: requests
-    whose slots fail are reported through it too."""
+    """Put the connector and its scheduler into the configuration, whether prefixes are to be kept
+    or not: requests whose slots fail are reported through them too."""
     from vllm.config import KVTransferConfig
 
     cache = vllm_config.cache_config
@@ -35,5 +32,6 @@ def connect(vllm_config: VllmConfig, loader: LoaderConfig) -> None:
             },
         },
     )
+    vllm_config.scheduler_config.scheduler_cls = SCHEDULER
     # vLLM's own finds nothing in a layer with state, and would only take time.
     cache.enable_prefix_caching = False

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("vllm.npu")
 
-SCHEDULER = f"{__name__}.session_scheduler"
-"""For vLLM's `scheduler_cls`."""
-
 
 class _FailsById(Scheduler):
     _failed: frozenset[str] = frozenset()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vllm_npu_models.configuration.snapshots import BLOCK_SIZE, ENABLED
+from vllm_npu_models.names import BLOCK_SIZE, ENABLED
 
 if TYPE_CHECKING:
     from vllm_npu_runtime.sessions.base import Session

@@ -68,8 +68,16 @@ def _start(arguments: Any) -> Any:
     from vllm.v1.engine.llm_engine import LLMEngine
     from vllm.v1.executor import Executor
 
+    from vllm_npu_platform.sessions import in_session
+    from vllm_npu_runtime.errors import ConfigurationError
+
     context = UsageContext.OPENAI_API_SERVER
     config = arguments.create_engine_config(usage_context=context)
+    if in_session(config):
+        raise ConfigurationError(
+            f"'{config.model_config.model}' was compiled ahead of time: there is nothing to warm. "
+            "Serve it."
+        )
     return LLMEngine(
         vllm_config=config,
         executor_class=Executor.get_class(config),

@@ -52,7 +52,7 @@ def write(kind: str, directory: Path) -> Path:
 
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(kind, **_SIZES, **KINDS[kind])
+        AutoConfig.for_model(kind, **{**_SIZES, **KINDS[kind]})
     )
     with torch.no_grad():
         for parameter in model.parameters():

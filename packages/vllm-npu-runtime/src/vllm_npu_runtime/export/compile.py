@@ -25,6 +25,7 @@ from vllm_npu_runtime.artifact.names import (
     FORMAT_VERSION,
     LM_HEAD,
     MAX_BATCH_SIZE,
+    MAX_MODEL_LEN,
     PREFILL_CHUNK_SIZE,
     WEIGHTS,
 )
@@ -210,6 +211,7 @@ def _write_config(stage: Path, source: Source, config: PretrainedConfig, planned
         PREFILL_CHUNK_SIZE: limits.prefill_chunk_size,
         MAX_BATCH_SIZE: limits.max_batch_size,
         BLOCK_SIZE: limits.block_size,
+        MAX_MODEL_LEN: limits.max_model_len,
     }
     if limits.batch_tokens is not None:
         fields[BATCH_TOKENS] = limits.batch_tokens

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from vllm_npu_runtime.export.masks import FULL, masks
 from vllm_npu_runtime.export.skeleton import sliding_windows
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def convert(model: PreTrainedModel) -> tuple[ov.Model, dict[str, ov.Node]]:
     )
     with torch.no_grad(), warnings.catch_warnings():
         # Of what tracing warns, nothing depends on the example: lengths vary in the graph.
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         warnings.simplefilter("ignore", DeprecationWarning)
         # Checking the trace would run it on copies of the example, of the weights' whole size.
         traced = TorchScriptPythonDecoder(
@@ -161,7 +162,7 @@ def _flat(model: PreTrainedModel, names: list[str]) -> torch.nn.Module:
 
     config = model.config
     windows = sliding_windows(config)
-    kinds = getattr(config, "layer_types", None)
+    by_kind = bool(getattr(config, "layer_types", None))  # such models take a mask of each kind
     # Not a submodule: its parameters are replaced, and must not become constants.
     inner = (model.model,)
 
@@ -186,16 +187,11 @@ def _flat(model: PreTrainedModel, names: list[str]) -> torch.nn.Module:
         ) -> Any:
             past, weights = rest[: -len(names)], rest[-len(names) :]
             cache = cache_of(past)
-            allowed = _causal(attention_mask, inputs_embeds.shape[1])
-            masks = {"full_attention": allowed}
-            if any(windows):
-                window = next(window for window in windows if window)
-                near = _within(window, attention_mask, position_ids)
-                masks["sliding_attention"] = allowed & near
+            made = masks(attention_mask, position_ids, windows)
             with _having(inner[0], names, weights):
                 hidden = inner[0](
                     inputs_embeds=inputs_embeds,
-                    attention_mask=masks if kinds else allowed,
+                    attention_mask=made if by_kind else made[FULL],
                     position_ids=position_ids,
                     past_key_values=cache,
                     use_cache=True,
@@ -222,22 +218,3 @@ def _having(
     finally:
         for (parameters, leaf), parameter in zip(held, before, strict=True):
             parameters[leaf] = parameter
-
-
-def _causal(attention_mask: torch.Tensor, count: Any) -> torch.Tensor:
-    """Which keys the newest `count` tokens may see, `[B, 1, S, P + S]`: none that is masked, and
-    none that comes after them."""
-    import torch
-
-    total = attention_mask.shape[1]
-    keys = torch.arange(total)
-    queries = torch.arange(count) + (total - count)
-    before = keys[None, :] <= queries[:, None]
-    return before[None, None] & (attention_mask[:, None, None, :] != 0)
-
-
-def _within(window: int, attention_mask: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-    """Which keys are among the last `window`, of the shape above. By positions, not by places, so
-    that padding in front, or between past and present, doesn't count."""
-    positions = attention_mask.cumsum(1) - 1
-    return positions[:, None, None, :] > position_ids[:, None, :, None] - window

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from vllm_npu_runtime.artifact.manifest import Dtype, Limits, PerCoreMode, Weights
-from vllm_npu_runtime.device import AUTO, find
+from vllm_npu_runtime.device import find
 from vllm_npu_runtime.errors import ConfigurationError
 from vllm_npu_runtime.export import weight_formats
 from vllm_npu_runtime.export.decoder import EMBEDDING, weight_shapes
@@ -25,7 +25,9 @@ MAX_BATCH_SIZE = 8
 PREFILL_CHUNK_SIZE = 256
 ONE_REQUEST = "openvino:NPU"
 """A device whose pipeline holds one request."""
-_PORTABLE = ("openvino:CPU", "openvino:GPU", "openvino:NPU")
+_PORTABLE = ("openvino:CPU", "openvino:NPU")
+_OTHER_COMPILERS = {"mobilint": "Mobilint's own compiler, which writes MXQ files"}
+"""What makes models for drivers that don't take these graphs."""
 # Checkpoints may hold them, but they follow from the config.
 _DERIVED = ("rotary_emb.inv_freq", "rotary.inv_freq", "attn.masked_bias", "attn.bias")
 
@@ -155,13 +157,20 @@ def check_tensors(source: Source, tensors: Tensors, model: PreTrainedModel, weig
 
 def _device(spec: str) -> tuple[str, tuple[str, ...]]:
     """A device's full name, and the dtypes that it computes in."""
+    if other := _OTHER_COMPILERS.get(spec.partition(":")[0]):
+        raise ConfigurationError(f"--device {spec}: models for it are made by {other}.")
     try:
         device = find(spec)
     except ConfigurationError:
         # The graphs are the same wherever OpenVINO runs them, so the device needn't be here.
-        if spec == AUTO or spec.split(".")[0] not in _PORTABLE:
+        if spec not in _PORTABLE:
             raise
         return spec, ("float16", "float32") if spec == ONE_REQUEST else DTYPES
+    if not device.capabilities.stateful:
+        raise ConfigurationError(
+            f"--device {device.name}: it opens no artifacts. `vllm serve` with the checkpoint "
+            "itself compiles for it at start-up."
+        )
     return device.name, _names(device.capabilities)
 
 

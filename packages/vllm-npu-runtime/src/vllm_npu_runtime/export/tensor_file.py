@@ -103,7 +103,7 @@ class TensorFile:
             raise ValueError(f"{name}: {tensor.dtype} {list(tensor.shape)}, not {slot}")
         self._file.seek(self.offsets[name])
         flat = tensor.detach().contiguous().reshape(-1)
-        self._file.write(memoryview(flat.view(torch.uint8).numpy()))
+        self._file.write(flat.view(torch.uint8).numpy().data)
         self._missing.discard(name)
 
     def __enter__(self) -> TensorFile:

@@ -18,7 +18,8 @@ from vllm_npu_runtime.sessions.base import Row, Session, Snapshot, StepOutput
 from vllm_npu_runtime.sessions.lifetime import Lifetime
 from vllm_npu_runtime.sessions.slots import Slots
 
-Given, Made = TypeVar("Given"), TypeVar("Made")
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 def share(slots: int, boards: int) -> int:

@@ -82,13 +82,13 @@ class ReferenceSession:
         """See `Session.describe`."""
         return f"{self._name}, torch {torch.__version__}, {self._dtype}".replace("torch.", "")
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """See `Session.embed`; in the model's dtype."""
         with self._lifetime.turn():
             return self._embed(tokens)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def infer(self, rows: Sequence[Row]) -> StepOutput:
         """See `Session.infer`; hidden states are in the model's dtype."""
         with self._lifetime.turn():
@@ -104,12 +104,12 @@ class ReferenceSession:
                 except (RuntimeError, MemoryError) as error:
                     failed[index] = _typed(error, self._name)
                     self._forget(row.slot)
-                    values.append(torch.zeros(row.count, self.capabilities.hidden_size).to(
-                        self._dtype
-                    ))
+                    values.append(
+                        torch.zeros(row.count, self.capabilities.hidden_size).to(self._dtype)
+                    )
             return StepOutput(torch.cat(values), failed)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """See `Session.logits`."""
         with self._lifetime.turn():
@@ -203,8 +203,10 @@ def _typed(error: Exception, name: str) -> DeviceError:
     """What PyTorch raised, as one of our errors."""
     if isinstance(error, DeviceError):
         return error
-    kind = OutOfMemoryError if "allocate" in str(error) or isinstance(error, MemoryError) else (
-        DeviceError
+    kind = (
+        OutOfMemoryError
+        if "allocate" in str(error) or isinstance(error, MemoryError)
+        else (DeviceError)
     )
     made = kind(f"A row on {name}: {error}")
     made.__cause__ = error

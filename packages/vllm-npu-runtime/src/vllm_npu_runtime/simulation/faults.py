@@ -8,8 +8,9 @@ Grammar::
 
 ``out_of_memory@run:5`` makes the fifth run on the device fail; ``stall@compile``, without a
 number, every compilation. The last three calls are those of sessions: opening one, a step, and
-a row of a step, which fails without the others. Calls are counted per device, over all its executables, from 1, from
-the moment the driver was made or reset. Spaces around a comma don't matter.
+a row of a step, which fails without the others. Calls are counted per device, over all its
+executables and sessions, from 1, from the moment the driver was made or reset. Spaces around a
+comma don't matter.
 """
 
 from __future__ import annotations

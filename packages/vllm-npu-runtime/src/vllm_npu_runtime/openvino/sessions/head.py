@@ -73,6 +73,7 @@ class Head:
         return self._run(torch.nn.functional.pad(hidden, padding))[: len(hidden)].clone()
 
     def _run(self, hidden: torch.Tensor) -> torch.Tensor:
+        self._runner.settle()
         # What the request reads must outlive the run.
         self._input = Shared(hidden.float().contiguous())
         self._request.set_input_tensor(0, self._input.ov)

@@ -7,6 +7,7 @@ so that a step costs the host a few writes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +40,7 @@ class _Input:
         self._array = self._room[:0]
         self._tensor: ov.Tensor | None = None
 
-    def sized(self, count: int) -> npt.NDArray[np.generic]:
+    def sized(self, count: int) -> npt.NDArray[Any]:
         """The input with `count` entries, to be written."""
         if count != len(self._array):
             if count > len(self._room):

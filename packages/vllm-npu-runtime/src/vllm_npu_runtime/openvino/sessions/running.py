@@ -33,7 +33,6 @@ class Runner:
             if self._timeout is None:
                 self._request.infer(share_inputs=True, share_outputs=True)
                 return
-            self._settle()
             self._request.start_async(share_inputs=True)
             if not self._request.wait_for(int(self._timeout * 1000)):
                 self._request.cancel()
@@ -41,8 +40,12 @@ class Runner:
                 raise DeviceTimeoutError(f"{self._name} ran for more than {self._timeout:g} s.")
             self._request.wait()
 
-    def _settle(self) -> None:
-        """Let a run that was cancelled come to its end."""
+    def settle(self) -> None:
+        """Let a run that was cancelled come to its end, before anything is bound anew.
+
+        Raises:
+            DeviceTimeoutError: it doesn't.
+        """
         if not self._cancelled:
             return
         assert self._timeout is not None

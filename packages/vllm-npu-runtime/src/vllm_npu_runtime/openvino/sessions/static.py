@@ -173,6 +173,7 @@ class StaticSession:
     def _infer(self, begin: int, end: int) -> torch.Tensor:
         """Run some tokens. Their hidden states are the last of what comes back."""
         self._inside = None
+        self._runner.settle()
         given = {
             "inputs_embeds": self._history[:, begin:end],
             "attention_mask": self._mask[:, :end],

@@ -1,0 +1,74 @@
+"""Greedy tokens equal those of Hugging Face's `generate`, on every device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vllm_npu_runtime.conformance.checkpoint import Request, requests
+from vllm_npu_runtime.conformance.serving import serve
+from vllm_npu_runtime.sessions.base import Session
+
+DEVICES = ["reference", "openvino:CPU", "sim:large"]
+LENGTHS = (1, 600, 2, 31, 257, 64, 9, 130, 33, 5)
+
+
+@pytest.fixture(scope="module", params=["llama", "exaone4"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Full attention, and windows far shorter than the prompts."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def wanted(kind: str, checkpoint: Callable[[str], Path]) -> list[Request]:
+    """Prompts of 1 to 600 tokens with their answers."""
+    return requests(checkpoint(kind), LENGTHS)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("chunk", "slots"), [(16, 4), (64, 8), (128, 1), (128, 4)])
+def test_greedy(
+    opened: Callable[..., Session],
+    wanted: list[Request],
+    kind: str,
+    device: str,
+    chunk: int,
+    slots: int,
+) -> None:
+    """Prompts in chunks mixed with single tokens; more requests than slots."""
+    session = opened(device, kind, slots=slots)
+    assert serve(session, wanted, chunk) == [each.answer for each in wanted]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_preemption(
+    opened: Callable[..., Session], wanted: list[Request], kind: str, device: str
+) -> None:
+    """Requests lose their slots in between, and begin anew in slots that others filled."""
+    session = opened(device, kind)
+    assert serve(session, wanted, 128, preempt_every=3) == [each.answer for each in wanted]
+
+
+def test_several_boards(opened: Callable[..., Session], wanted: list[Request], kind: str) -> None:
+    """Slots on three boards, at once."""
+    from vllm_npu_runtime.sessions.base import Placement
+
+    session = opened("sim:large", kind, slots=7, placement=Placement(dev_no=(0, 2, 5)))
+    assert serve(session, wanted, 64) == [each.answer for each in wanted]
+
+
+def test_window_matters(opened: Callable[..., Session], wanted: list[Request], kind: str) -> None:
+    """The checks above can fail: without its windows, the model answers otherwise."""
+    if kind != "exaone4":
+        pytest.skip("this model has no windows")
+    from vllm_npu_runtime.openvino.sessions import paged
+
+    real = paged.paged
+    paged.paged = lambda model, windows: real(model, [None] * len(windows))
+    try:
+        session = opened("openvino:CPU", kind)
+    finally:
+        paged.paged = real
+    assert serve(session, wanted, 64) != [each.answer for each in wanted]

@@ -13,7 +13,7 @@ import nox
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from nox_tools import benchmarks, wheels
+from nox_tools import benchmarks, in_tree, wheels
 from nox_tools.environment import CONSTRAINTS, TOOLS, development, sources
 from nox_tools.packages import PACKAGES, ROOT
 
@@ -104,6 +104,13 @@ def together(session: nox.Session) -> None:
     """Install every wheel in one environment and check that they work together."""
     packages = tuple(PACKAGES)
     wheels.check(wheels.installed(session, "together", packages), packages)
+
+
+@nox.session(name="in-tree")
+def in_tree_platform(session: nox.Session) -> None:
+    """Serve artifacts on vLLM's own CPU platform, without ours."""
+    env = in_tree.with_models(session)
+    env.run("python", "-m", "pytest", "tests/in_tree", *session.posargs)
 
 
 @nox.session

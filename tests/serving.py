@@ -138,6 +138,7 @@ def serve(
     *args: str | int | Path,
     env: Mapping[str, str | None] | None = None,
     log: Path,
+    command: Sequence[str | Path] = (VLLM, "serve"),
 ) -> Iterator[Server]:
     """A server for `model`, from its first answer to its clean end.
 
@@ -146,16 +147,17 @@ def serve(
         args: further arguments of ``vllm serve``.
         env: variables over this process's; None takes one away.
         log: where its output goes.
+        command: what the model and the arguments follow.
 
     Raises:
         RuntimeError: it ended before it answered; the message holds the end of its output.
         AssertionError: it didn't stop, or left a process behind.
     """
     url = f"http://127.0.0.1:{(port := free_port())}"
-    command = [VLLM, "serve", model, "--host", "127.0.0.1", "--port", port, *args]
+    whole = [*command, model, "--host", "127.0.0.1", "--port", port, *args]
     with log.open("wb") as file:
         process = psutil.Popen(
-            [str(part) for part in command],
+            [str(part) for part in whole],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,

@@ -61,9 +61,14 @@ def opened(compiled: Callable[..., Artifact]) -> Iterator[Callable[..., Session]
     made: list[Session] = []
 
     def make(
-        device: str, kind: str = "llama", dtype: str = "float32", slots: int = 4, **options: object
+        device: str,
+        kind: str = "llama",
+        dtype: str = "float32",
+        slots: int = 4,
+        weights: str | None = None,
+        **options: object,
     ) -> Session:
-        artifact = compiled(kind, dtype=dtype)
+        artifact = compiled(kind, dtype=dtype, weights=weights)
         given = SessionOptions(slots, **options)  # type: ignore[arg-type]
         made.append(open_session(artifact.directory, device, given))
         return made[-1]

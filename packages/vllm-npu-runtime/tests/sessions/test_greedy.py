@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from vllm_npu_runtime.conformance.checkpoint import Request, requests
 from vllm_npu_runtime.conformance.serving import serve
-from vllm_npu_runtime.sessions.base import Session
+from vllm_npu_runtime.sessions.base import Placement, Row, Session
 
 DEVICES = ["reference", "openvino:CPU", "sim:large"]
 LENGTHS = (1, 600, 2, 31, 257, 64, 9, 130, 33, 5)
@@ -53,10 +54,21 @@ def test_preemption(
 
 def test_several_boards(opened: Callable[..., Session], wanted: list[Request], kind: str) -> None:
     """Slots on three boards, at once."""
-    from vllm_npu_runtime.sessions.base import Placement
-
     session = opened("sim:large", kind, slots=7, placement=Placement(dev_no=(0, 2, 5)))
     assert serve(session, wanted, 64) == [each.answer for each in wanted]
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_packed_weights(opened: Callable[..., Session], tokens: torch.Tensor, weights: str) -> None:
+    """Hidden states and logits of float32 arithmetic are float32's: only weights are rounded."""
+    rows = [Row(0, 0, tokens[:100]), Row(1, 0, tokens[100:140])]
+    sessions = [opened(device, weights=weights) for device in ("reference", "openvino:CPU")]
+    wanted, found = (session.infer(rows).values.clone() for session in sessions)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    expected, logits = (session.logits(wanted) for session in sessions)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    unpacked = opened("reference").infer(rows).values
+    assert (unpacked - wanted).abs().max() > 1e-2
 
 
 def test_window_matters(opened: Callable[..., Session], wanted: list[Request], kind: str) -> None:

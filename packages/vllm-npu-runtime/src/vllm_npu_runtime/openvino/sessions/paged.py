@@ -56,6 +56,9 @@ class PagedSession:
         dtype = getattr(torch, manifest.dtype)
         chosen = OpenVINOOptions.of(options.driver)
         config = compile_config(device, chosen, dtype, options.kv_cache_dtype)
+        if config["INFERENCE_PRECISION_HINT"] == "f32":
+            # With packed weights, activations would be rounded to 8 bits as well.
+            config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = "0"
         max_length = options.max_length or manifest.limits.max_model_len
         self._name = f"{manifest.source} on openvino:{device}"
         with typed(f"Compiling {self._name}"):

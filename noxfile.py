@@ -65,10 +65,14 @@ def imports(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Compare throughput with peers; `-- --help` lists choices, `-- host-time` is another one."""
+    """Compare throughput with peers; `-- --help` lists choices, `-- host-time` and
+    `-- prefix-reuse` are others."""
     ours = development(session)
     if session.posargs[:1] == ["host-time"]:
         ours.run("python", "benchmarks/host_time.py", *session.posargs[1:])
+        return
+    if session.posargs[:1] == ["prefix-reuse"]:
+        ours.run("python", "-m", "benchmarks.prefix_reuse", *session.posargs[1:])
         return
     benchmarks.vllm_cpu(session)
     benchmarks.peers(session).run("python", "-m", "benchmarks.serving", *session.posargs)

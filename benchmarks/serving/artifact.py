@@ -63,15 +63,15 @@ def joined(directory: Path) -> Any:
     return decoder
 
 
-def ensure(checkpoint: Path) -> None:
-    """Write both directories where they aren't there."""
+def ensure(checkpoint: Path, alone: bool = False) -> None:
+    """Write both directories, or the artifact alone, where they aren't there."""
     from vllm_npu_runtime.export.compile import compile_artifact
 
     artifact = where(checkpoint)
     if not artifact.exists():
         compile_artifact(checkpoint, artifact, dtype="bfloat16", **LIMITS)  # type: ignore[arg-type]
     target = stateful(checkpoint)
-    if not target.exists():
+    if not alone and not target.exists():
         import openvino as ov
 
         from benchmarks.serving import export
@@ -86,4 +86,4 @@ def ensure(checkpoint: Path) -> None:
 
 
 if __name__ == "__main__":
-    ensure(Path(sys.argv[1]))
+    ensure(Path(sys.argv[1]), alone="--alone" in sys.argv)

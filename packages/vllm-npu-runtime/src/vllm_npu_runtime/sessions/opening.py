@@ -12,6 +12,8 @@ from vllm_npu_runtime.artifact.names import CORE_MODE
 from vllm_npu_runtime.device import AUTO, find
 from vllm_npu_runtime.drivers.base import OpensSessions
 from vllm_npu_runtime.errors import ConfigurationError
+from vllm_npu_runtime.mobilint.config import is_mobilint
+from vllm_npu_runtime.mobilint.opening import open_session as open_mobilint
 from vllm_npu_runtime.sessions import placement
 from vllm_npu_runtime.sessions.groups import SessionGroup, share
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def open_session(directory: Path, device: str | None, options: SessionOptions) -> Session:
-    """Open an artifact.
+    """Open an artifact, or a model from Mobilint's compiler, which has a form of its own.
 
     Args:
         directory: of the artifact.
@@ -37,6 +39,8 @@ def open_session(directory: Path, device: str | None, options: SessionOptions) -
             all problems at once, each with its mending.
         OutOfMemoryError: the device has too little memory.
     """
+    if is_mobilint(directory):
+        return open_mobilint(directory, device, options)
     artifact = Artifact.open(directory)
     manifest = artifact.manifest
     wanted = manifest.device if device in (None, "", AUTO) else device

@@ -173,6 +173,35 @@ class TestCompletions:
 
         assert draw() == draw()
 
+    @pytest.mark.parametrize(
+        "field", ["repetition_penalty", "presence_penalty", "frequency_penalty"]
+    )
+    def test_penalties_suppress_repetition(self, client: openai.OpenAI, field: str) -> None:
+        def distinct(**fields: float) -> int:
+            done = client.completions.create(
+                model=MODEL,
+                prompt=PROMPT,
+                max_tokens=48,
+                temperature=0,
+                extra_body={"return_token_ids": True, "ignore_eos": True, **fields},
+            )
+            return len(set(done.choices[0].token_ids))
+
+        assert distinct(**{field: 2.0}) > distinct()
+
+    def test_min_p_of_one_is_greedy(self, client: openai.OpenAI) -> None:
+        def text(temperature: float, **fields: float) -> str:
+            done = client.completions.create(
+                model=MODEL,
+                prompt=PROMPT,
+                max_tokens=16,
+                temperature=temperature,
+                extra_body=fields,
+            )
+            return done.choices[0].text
+
+        assert text(1.5, min_p=1.0) == text(0.0)
+
     def test_logit_bias_forces_a_token(self, client: openai.OpenAI) -> None:
         done = client.completions.create(
             model=MODEL,

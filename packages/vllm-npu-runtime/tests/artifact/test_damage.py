@@ -43,6 +43,14 @@ def test_a_manifest_that_is_a_pipe_or_a_link(directory: Path, tmp_path: Path) ->
     assert "not a regular file" in refusal(directory)
 
 
+def test_blobs_of_nothing(directory: Path) -> None:
+    blob = {"file": "decodr.blob", "fingerprint": "any", "config": 64 * "0"}
+    rewrite(directory, lambda content: content.update(blobs={"decodr": blob}))
+    text = refusal(directory)
+    assert "a blob of graph 'decodr', which there isn't" in text
+    assert "lists no file 'decodr.blob' of blob 'decodr'" in text
+
+
 def test_an_absurdly_large_manifest(directory: Path) -> None:
     with (directory / "npu_artifact.json").open("r+b") as file:
         file.truncate(2**30)

@@ -51,6 +51,29 @@ def test_it_tells_the_stages(checkpoint: Callable[[str], Path], tmp_path: Path) 
     assert stages == ["checkpoint", "graphs", "weights", "checksums", "writing to disk"]
 
 
+def test_it_compiles_for_an_npu_too(
+    checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An NPU that is found, and whose pipeline runs on the host's processor."""
+    from vllm_npu_runtime.export import request
+    from vllm_npu_runtime.openvino.options import OpenVINOOptions
+
+    of = OpenVINOOptions.of
+    on_host = {"npuw_devices": "CPU", "npuw_online_pipeline": "NONE"}
+    monkeypatch.setattr(OpenVINOOptions, "of", lambda options: of({**options, **on_host}))
+    monkeypatch.setattr(request, "_device", lambda spec: (spec, ("float32",)))
+    monkeypatch.setattr(request, "find", lambda spec: None)
+    result = run(
+        "compile", checkpoint("llama"), "-o", tmp_path / "out", "--device", "openvino:NPU", "--blob"
+    )
+    assert result.exit_code == 0, result.output
+    stages = [line.removesuffix(" …") for line in result.stderr.splitlines() if "…" in line]
+    assert stages[2:5] == ["weights", "compiling", "checksums"]
+    manifest = Artifact.open(tmp_path / "out").manifest
+    assert manifest.blobs["decoder"].file in manifest.files
+    assert "Blob of decoder" in run("inspect", tmp_path / "out").stdout
+
+
 def test_a_refusal_is_one_line_and_status_1(
     checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:

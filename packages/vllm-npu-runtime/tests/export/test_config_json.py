@@ -90,6 +90,29 @@ def test_the_npus_pipeline_holds_one_request(compiled: Compile) -> None:
     assert manifest.device == "openvino:NPU" and manifest.limits.max_batch_size == 1
 
 
+def test_the_npus_pipeline_takes_a_prompt_whole(
+    compiled: Compile, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It runs the whole prompt for every further chunk."""
+    artifact = compiled("llama", device="openvino:NPU", max_model_len=100)
+    assert artifact.manifest.limits.prefill_chunk_size == 100
+    assert artifact.config()["npu_prefill_chunk_size"] == 100
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("chunk", [30, {"single": 30, "global4": 120}])
+def test_chunks_on_the_npus_pipeline_are_warned_of(
+    compiled: Compile, caplog: pytest.LogCaptureFixture, chunk: int | dict[str, int]
+) -> None:
+    options = {"device": "openvino:NPU", "max_model_len": 101, "prefill_chunk_size": chunk}
+    artifact = compiled("llama", **options)
+    assert artifact.manifest.limits.prefill_chunk_size == chunk
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("vllm.npu", "WARNING")
+    text = record.getMessage()
+    assert "--prefill-chunk-size 30" in text and "101 tokens takes up to 4 runs" in text
+
+
 def test_tokenizer_and_templates_are_copied(
     checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:

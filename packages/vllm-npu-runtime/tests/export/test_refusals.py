@@ -94,6 +94,30 @@ def test_several_requests_where_one_is_held(source: Path) -> None:
     assert "--max-batch-size 4" in text and "one request at a time" in text
 
 
+@pytest.mark.parametrize("device", ["reference", "sim:large"])
+def test_a_blob_for_a_device_that_compiles_nothing(source: Path, device: str) -> None:
+    text = refusal(source, device=device, blob=True)
+    assert f"--blob: sessions on {device} have nothing" in text and "openvino:NPU" in text
+
+
+def test_a_blob_with_paged_attention(source: Path) -> None:
+    text = refusal(source, device="openvino:CPU", blob=True)
+    assert "--blob: sessions on openvino:CPU have paged attention" in text
+
+
+def test_a_blob_for_a_device_that_is_elsewhere(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm_npu_runtime.export import request
+
+    def nowhere(spec: str) -> None:
+        raise ConfigurationError.unknown("device", spec, ())
+
+    monkeypatch.setattr(request, "find", nowhere)
+    text = refusal(source, device="openvino:NPU", blob=True)
+    assert "--blob: openvino:NPU isn't on this machine" in text
+
+
 def test_unknown_names(source: Path) -> None:
     assert "Did you mean 'float16'?" in refusal(source, dtype="f16")
     assert "Did you mean 'int8'?" in refusal(source, weights="int5")

@@ -88,6 +88,17 @@ def _fresh_paper_devices() -> Iterator[None]:
     drivers.load("sim").reset()  # type: ignore[attr-defined]
 
 
+@pytest.fixture
+def float32_through_npuw(_needed: None) -> Iterator[None]:
+    """NPUW hands no precision on, and the processor's own default may be bfloat16."""
+    from vllm_npu_runtime.openvino.devices import core
+
+    before = core().get_property("CPU", "INFERENCE_PRECISION_HINT")
+    core().set_property("CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    yield
+    core().set_property("CPU", {"INFERENCE_PRECISION_HINT": before})
+
+
 @pytest.fixture(scope="session")
 def tokens() -> torch.Tensor:
     """Ids, as many as a slot holds."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from vllm_npu_runtime.artifact.directory import Artifact
-from vllm_npu_runtime.errors import ConfigurationError, OutOfMemoryError
+from vllm_npu_runtime.errors import ConfigurationError
 from vllm_npu_runtime.sessions.base import Placement, Session, SessionOptions
 from vllm_npu_runtime.sessions.opening import limit, open_session
 
@@ -94,16 +93,6 @@ def test_forbidden_kv_dtype_is_refused(opened: Open) -> None:
     """What OpenVINO doesn't keep with bfloat16 arithmetic."""
     with pytest.raises(ConfigurationError, match="bf16, u8, u4"):
         opened("openvino:CPU", dtype="bfloat16", kv_cache_dtype=torch.float16)
-
-
-def test_slots_without_memory_are_refused(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before they are taken from the system."""
-    from vllm_npu_runtime.openvino.sessions import blocks
-
-    full = SimpleNamespace(total=1 << 30, available=1 << 20)
-    monkeypatch.setattr(blocks.psutil, "virtual_memory", lambda: full)
-    with pytest.raises(OutOfMemoryError, match="max_batch_size"):
-        opened("openvino:CPU")
 
 
 def test_device_without_sessions_is_refused(

@@ -18,16 +18,7 @@ from vllm_npu_runtime.sessions.base import Row, Session, SessionOptions
 ON_HOST = {"npuw_devices": "CPU", "npuw_online_pipeline": "NONE"}
 MAX_LENGTH = 200
 
-
-@pytest.fixture(autouse=True)
-def _float32(_needed: None) -> Iterator[None]:
-    """NPUW hands no precision on, and the processor's own default may be bfloat16."""
-    from vllm_npu_runtime.openvino.devices import core
-
-    before = core().get_property("CPU", "INFERENCE_PRECISION_HINT")
-    core().set_property("CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    yield
-    core().set_property("CPU", {"INFERENCE_PRECISION_HINT": before})
+pytestmark = pytest.mark.usefixtures("float32_through_npuw")
 
 
 @pytest.fixture

@@ -158,6 +158,9 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
             yield f"{MANIFEST} lists no graph '{name}', which every model needs. {ANEW}"
     needed = {CONFIG: "", WEIGHTS: ""}
     needed |= {graph.file: f" of graph '{name}'" for name, graph in manifest.graphs.items()}
+    needed |= {blob.file: f" of blob '{one_line(name)}'" for name, blob in manifest.blobs.items()}
+    for name in sorted(manifest.blobs.keys() - manifest.graphs.keys()):
+        yield f"{MANIFEST} lists a blob of graph '{one_line(name)}', which there isn't. {ANEW}"
     for file, of in needed.items():
         if file not in manifest.files:
             yield f"{MANIFEST} lists no file '{one_line(file)}'{of}. {ANEW}"

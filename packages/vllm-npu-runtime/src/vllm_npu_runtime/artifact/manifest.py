@@ -107,6 +107,21 @@ class Embedding(_Part):
     scale: float = 1.0
 
 
+class Blob(_Part):
+    """A graph that is compiled already, weights included.
+
+    Attributes:
+        file: path in the directory.
+        fingerprint: of driver and device that compiled it, as `Driver.fingerprint` gives it; with
+            another one it is of no use.
+        config: SHA-256 of the configuration that it was compiled with, in hexadecimal.
+    """
+
+    file: str
+    fingerprint: str
+    config: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 class Manifest(_Part):
     """The whole of `npu_artifact.json`.
 
@@ -122,6 +137,7 @@ class Manifest(_Part):
         limits: what it was compiled for.
         graphs: by name: "decoder" and "lm_head".
         embedding: token embeddings.
+        blobs: of graphs, by their names, for the device that the artifact is for; may be empty.
         files: every other file of the directory, by path.
     """
 
@@ -136,4 +152,5 @@ class Manifest(_Part):
     limits: Limits
     graphs: dict[str, Graph]
     embedding: Embedding
+    blobs: dict[str, Blob] = {}
     files: dict[str, FileRecord]

@@ -36,13 +36,13 @@ def compile(
         ),
     ] = None,
     prefill_chunk_size: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="N",
             help="Tokens of a prompt in one step: a number, or one for each core mode, as in "
-            "single=64,global4=256.",
+            "single=64,global4=256. [default: 256, and --max-model-len for openvino:NPU]",
         ),
-    ] = "256",
+    ] = None,
     max_model_len: Annotated[
         int | None,
         typer.Option(metavar="N", help="Tokens of a request. [default: the model's own limit]"),
@@ -51,6 +51,15 @@ def compile(
         str | None,
         typer.Option(help="Of the matrices: f32, bf16, f16, int8 or int4. [default: as the dtype]"),
     ] = None,
+    blob: Annotated[
+        bool,
+        typer.Option(
+            "--blob",
+            help="openvino:NPU: compile the decoder for the NPU of this machine as well, so that "
+            "opening needn't. What is compiled holds weights again, so the artifact is up to "
+            "twice as large. It is used with the same NPU, driver and options only.",
+        ),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an artifact that is there.")
     ] = False,
@@ -70,8 +79,13 @@ def compile(
             max_batch_size=(
                 None if max_batch_size is None else sizes("--max-batch-size", max_batch_size)
             ),
-            prefill_chunk_size=sizes("--prefill-chunk-size", prefill_chunk_size),
+            prefill_chunk_size=(
+                None
+                if prefill_chunk_size is None
+                else sizes("--prefill-chunk-size", prefill_chunk_size)
+            ),
             max_model_len=max_model_len,
+            blob=blob,
             force=force,
             progress=stages,
         )

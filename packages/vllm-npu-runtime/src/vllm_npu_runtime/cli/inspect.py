@@ -76,6 +76,8 @@ def _rows(artifact: Artifact) -> Iterator[tuple[str, str]]:
     for name, graph in manifest.graphs.items():
         inputs, outputs = (", ".join(map(_port, ports)) for ports in (graph.inputs, graph.outputs))
         yield f"Graph {name}", f"{inputs} -> {outputs}"
+    for name, blob in manifest.blobs.items():
+        yield f"Blob of {name}", f"{blob.file}, by {blob.fingerprint}"
     for name, record in manifest.files.items():
         yield name, in_words(record.size)
     yield "Together", in_words(artifact.size)

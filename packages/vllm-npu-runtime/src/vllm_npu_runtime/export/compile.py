@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_npu_runtime import __version__
 from vllm_npu_runtime.artifact.directory import Artifact
-from vllm_npu_runtime.artifact.manifest import Embedding, Manifest, ModelSizes, PerCoreMode
+from vllm_npu_runtime.artifact.manifest import Blob, Embedding, Manifest, ModelSizes, PerCoreMode
 from vllm_npu_runtime.artifact.names import (
     BATCH_TOKENS,
     BLOCK_SIZE,
@@ -38,12 +38,12 @@ from vllm_npu_runtime.artifact.writing import (
 )
 from vllm_npu_runtime.export import decoder, head, weight_formats
 from vllm_npu_runtime.export.progress import Progress, Silent
-from vllm_npu_runtime.export.request import PREFILL_CHUNK_SIZE as CHUNK
 from vllm_npu_runtime.export.request import Plan, Request, check_tensors, plan
 from vllm_npu_runtime.export.requirement import require
 from vllm_npu_runtime.export.skeleton import config_of, skeleton, sliding_windows
 from vllm_npu_runtime.export.source import Source, Tensors, find
 from vllm_npu_runtime.export.tensor_file import Slot, TensorFile
+from vllm_npu_runtime.sessions.base import SessionOptions
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -68,8 +68,9 @@ def compile_artifact(
     dtype: str = "auto",
     weights: str | None = None,
     max_batch_size: PerCoreMode | None = None,
-    prefill_chunk_size: PerCoreMode = CHUNK,
+    prefill_chunk_size: PerCoreMode | None = None,
     max_model_len: int | None = None,
+    blob: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Artifact:
@@ -84,7 +85,9 @@ def compile_artifact(
         weights: format of the matrices: "f32", "bf16", "f16", "int8" or "int4"; None: the dtype's.
         max_batch_size: requests at once, or such a number for each core mode.
         prefill_chunk_size: tokens of a prompt in a step, or such a number for each core mode.
+            None: 256, or `max_model_len` where every further chunk runs the whole prompt.
         max_model_len: tokens of a request; None: the model's own limit.
+        blob: compile the decoder for the device as well, an NPU that is here, and keep that.
         force: replace an artifact that is there.
         progress: is told how far it has come.
 
@@ -98,14 +101,15 @@ def compile_artifact(
     told.stage("checkpoint", 1)
     source = find(model)
     config = config_of(source.family.config(source.config))
-    asked = Request(device, dtype, weights, max_batch_size, prefill_chunk_size, max_model_len)
+    asked = Request(device, dtype, weights, max_batch_size, prefill_chunk_size, max_model_len, blob)
     planned = plan(asked, config)
     bones = skeleton(config)
     with source.reading() as tensors:
         check_tensors(source, tensors, bones, planned.weights)
         kept = _weights(bones, planned)
         slots = {name: each.format.slots(name, each.shape) for name, each in kept.items()}
-        check_space(directory, sum(slot.nbytes for each in slots.values() for slot in each))
+        total = sum(slot.nbytes for each in slots.values() for slot in each)
+        check_space(directory, 2 * total if blob else total)
         told.stage("graphs", 1)
         drawings = _draw(bones, kept)
         with staged(directory, force) as stage:
@@ -117,8 +121,6 @@ def compile_artifact(
             for name in source.companions():
                 (stage / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(source.directory / name, stage / name)
-            told.stage("checksums", sum(p.stat().st_size for p in stage.rglob("*") if p.is_file()))
-            records = records_of(stage, told.advance)
             manifest = Manifest(
                 format_version=FORMAT_VERSION,
                 made_by={
@@ -134,9 +136,14 @@ def compile_artifact(
                 limits=planned.limits,
                 graphs={drawing.name: drawing.graph for drawing in drawings},
                 embedding=Embedding(tensor=decoder.EMBEDDING),
-                files=records,
+                files={},
             )
-            write_manifest(stage, manifest)
+            if blob:
+                told.stage("compiling", 1)
+                manifest = manifest.model_copy(update={"blobs": _export(stage, manifest)})
+            told.stage("checksums", sum(p.stat().st_size for p in stage.rglob("*") if p.is_file()))
+            files = records_of(stage, told.advance)
+            write_manifest(stage, manifest.model_copy(update={"files": files}))
             told.stage("writing to disk", 1)
     return Artifact.open(directory, verify=False)
 
@@ -197,6 +204,15 @@ def _write_weights(
                 file.write(part, tensor)
                 told.advance(tensor.nbytes)
         return file.offsets
+
+
+def _export(stage: Path, manifest: Manifest) -> dict[str, Blob]:
+    """Compile the decoder that lies there, as a session would."""
+    from vllm_npu_runtime.openvino.sessions.static import decoder
+
+    artifact = Artifact(stage, manifest, identity="")
+    made = decoder(artifact, manifest.device.partition(":")[2], SessionOptions(1))
+    return {DECODER: made.export(f"{DECODER}.blob")}
 
 
 def _write_config(stage: Path, source: Source, config: PretrainedConfig, planned: Plan) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
     from vllm_npu_runtime.drivers.base import Capabilities
     from vllm_npu_runtime.export.source import Source, Tensors
 
+_logger = logging.getLogger("vllm.npu")
+
 DTYPES: tuple[str, ...] = get_args(Dtype)
 MAX_BATCH_SIZE = 8
 PREFILL_CHUNK_SIZE = 256
 ONE_REQUEST = "openvino:NPU"
-"""A device whose pipeline holds one request."""
+"""A device whose pipeline holds one request, and runs a prompt from its first token on."""
 _PORTABLE = ("openvino:CPU", "openvino:NPU")
 _OTHER_COMPILERS = {"mobilint": "Mobilint's own compiler, which writes MXQ files"}
 """What makes models for drivers that don't take these graphs."""
@@ -41,16 +44,18 @@ class Request:
         dtype: that it computes in; "auto": the checkpoint's, or the best that the device has.
         weights: format of the matrices; None: the dtype's.
         max_batch_size: requests at once; None: as many as suits the device.
-        prefill_chunk_size: tokens of a prompt in a step.
+        prefill_chunk_size: tokens of a prompt in a step; None: as many as suits the device.
         max_model_len: tokens of a request; None: the model's own limit.
+        blob: compile the decoder for the device too.
     """
 
     device: str = "openvino:CPU"
     dtype: str = "auto"
     weights: str | None = None
     max_batch_size: PerCoreMode | None = None
-    prefill_chunk_size: PerCoreMode = PREFILL_CHUNK_SIZE
+    prefill_chunk_size: PerCoreMode | None = None
     max_model_len: int | None = None
+    blob: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,16 +113,21 @@ def plan(request: Request, config: Any) -> Plan:
     if batch is None:
         batch = 1 if device == ONE_REQUEST else MAX_BATCH_SIZE
     problems += _size_problems("--max-batch-size", batch)
-    problems += _size_problems("--prefill-chunk-size", request.prefill_chunk_size)
+    chunk = request.prefill_chunk_size
+    if chunk is None:
+        chunk = length if device == ONE_REQUEST else PREFILL_CHUNK_SIZE
+    problems += _size_problems("--prefill-chunk-size", chunk)
     if device == ONE_REQUEST and batch != 1:
         problems.append(
             f"--max-batch-size {batch}: {device} holds one request at a time. Set it to 1."
         )
+    if request.blob and (problem := _blob_problem(device)):
+        problems.append(problem)
     if problems:
         raise ConfigurationError.several(problems)
-    limits = Limits(
-        max_model_len=length, max_batch_size=batch, prefill_chunk_size=request.prefill_chunk_size
-    )
+    if device == ONE_REQUEST:
+        _warn_of_replays(device, chunk, length)
+    limits = Limits(max_model_len=length, max_batch_size=batch, prefill_chunk_size=chunk)
     return Plan(device, cast(Dtype, dtype), cast(Weights, weights), limits)
 
 
@@ -204,6 +214,44 @@ def _size_problems(option: str, value: PerCoreMode) -> list[str]:
         for mode, size in sizes.items()
         if size < 1
     ]
+
+
+def _warn_of_replays(device: str, chunk: PerCoreMode, length: int) -> None:
+    """Say what chunks cost where every one but the first runs its prompt from the beginning."""
+    smallest = min(chunk.values()) if isinstance(chunk, Mapping) else chunk
+    if smallest < length:
+        _logger.warning(
+            "--prefill-chunk-size %d: %s runs a prompt anew from its first token for every "
+            "further chunk, so one of %d tokens takes up to %d runs instead of 1. Leave the "
+            "option out for chunks of --max-model-len.",
+            smallest,
+            device,
+            length,
+            -(-length // smallest),
+        )
+
+
+def _blob_problem(device: str) -> str | None:
+    """Why nothing can be compiled for a device here, or None."""
+    if device.partition(":")[0] != "openvino":
+        return (
+            f"--blob: sessions on {device} have nothing that is compiled ahead of time. Leave it "
+            f"out, or compile for {ONE_REQUEST}."
+        )
+    if not device.startswith(ONE_REQUEST):
+        return (
+            f"--blob: sessions on {device} have paged attention, and OpenVINO can't import what "
+            "it exports of that: the attention's head sizes aren't in the file. Leave it out, as "
+            f"{device} compiles when it opens, or compile for {ONE_REQUEST}."
+        )
+    try:
+        find(device)
+    except ConfigurationError:
+        return (
+            f"--blob: {device} isn't on this machine, and nothing else compiles for it. Leave it "
+            "out, or compile where the device is."
+        )
+    return None
 
 
 def _some(names: list[str]) -> str:

@@ -95,6 +95,11 @@ def _info(name: str) -> DeviceInfo:
     return DeviceInfo(name, full, host.total, host.available)
 
 
+def free_memory(device: str) -> int:
+    """Bytes of a device's memory that are free now."""
+    return _info(device).free_memory
+
+
 def _property(device: str, name: str) -> Any:
     """A property, or None where the device doesn't have it."""
     try:

@@ -103,8 +103,25 @@ def read_blob(
             raise ConfigurationError(f"{each} is missing.")
     if (directory / WEIGHTS).read_text() != _digest(program.weights):
         raise ConfigurationError(f"{path} holds other weights than the model has now.")
+    return imported(path.read_bytes(), path, device, config)
+
+
+def imported(
+    content: bytes | ov.Tensor, path: Path, device: str, config: dict[str, Any]
+) -> ov.CompiledModel:
+    """A compiled model that was exported before.
+
+    Args:
+        content: of the file.
+        path: of the file, for errors.
+        device: that it was compiled for.
+        config: that it was compiled with, which the file doesn't keep.
+
+    Raises:
+        ConfigurationError: it can't be read on this device.
+    """
     try:
-        return core().import_model(path.read_bytes(), device, config)
+        return core().import_model(content, device, config)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise ConfigurationError(f"{path} can't be read: {reason}") from error

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import openvino as ov
-import psutil
 import torch
 
-from vllm_npu_runtime.errors import OutOfMemoryError
 from vllm_npu_runtime.openvino.attention import BLOCK_SIZE
 from vllm_npu_runtime.openvino.kv_cache import block_bytes
 from vllm_npu_runtime.openvino.sessions.graphs import KEY_CACHE, VALUE_CACHE
@@ -28,9 +26,6 @@ class SlotBlocks:
         slot_bytes: of one slot, keys and values of all layers.
         layout: dtype and shape of a block of keys and of values, in a few words.
         quantized: keys and values are integers with scales beside them.
-
-    Raises:
-        OutOfMemoryError: the host has too little memory.
     """
 
     def __init__(
@@ -52,7 +47,6 @@ class SlotBlocks:
             for port in first
         )
         self.quantized = not first[0].get_element_type().is_real()
-        self._reserve(slots)
         # Pages are taken from the system as slots fill.
         self._parts = [
             torch.zeros(len(names), count, size, dtype=torch.uint8)
@@ -66,15 +60,6 @@ class SlotBlocks:
                 tensor = raw(part[layer], [count, *extents], port.get_element_type())
                 request.set_tensor(port, tensor)
                 self._bound.append(tensor)
-
-    def _reserve(self, slots: int) -> None:
-        needed, free = slots * self.slot_bytes, psutil.virtual_memory().available
-        if needed > free:
-            raise OutOfMemoryError(
-                f"{slots} slots of {self.slot_bytes >> 20} MiB want {needed >> 20} MiB of memory; "
-                f"{free >> 20} MiB are free. Ask for fewer slots (max_batch_size), a shorter "
-                "max_model_len, or a smaller kv_cache_dtype."
-            )
 
     def read(self, slot: int, tokens: int) -> tuple[torch.Tensor, ...]:
         """Copies of the blocks with a slot's first tokens, uint8 `[layers, blocks, bytes]`."""

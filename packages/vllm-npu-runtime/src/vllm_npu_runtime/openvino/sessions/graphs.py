@@ -22,6 +22,8 @@ KEY_CACHE, VALUE_CACHE = "key_cache.", "value_cache."
 _WINDOW = 10
 """Operand of PagedAttention: tokens that one attends to, itself included; 0: all."""
 
+_BLOCK = 32
+"""Rows, or columns, of a matrix that `LLMMLP` takes together."""
 _LARGEST = float(np.finfo(np.float32).max)
 _FORBIDDEN = float(np.finfo(np.float16).min)
 
@@ -67,27 +69,49 @@ def paged(model: ov.Model, windows: Sequence[int | None]) -> ov.Model:
     return model
 
 
-def without_fused_layers(model: ov.Model) -> ov.Model:
-    """A decoder whose gated feed-forward layers the CPU plugin doesn't make one operation of.
+def with_safe_fusion(model: ov.Model, threads: int) -> ov.Model:
+    """A decoder of whose gated feed-forward layers the CPU plugin makes one operation only where
+    that is safe.
 
-    That operation (`LLMMLP`, on processors with AMX) ends the process where it is compiled for
-    one thread (2026.4.1); with more it is slower on prompts, and no faster on single tokens.
+    The operation (`LLMMLP`, on processors with AMX) is faster on single tokens and slower on
+    prompts. Where it has too few blocks of rows for its threads, it ends the process (2026.4.1).
 
     Args:
         model: is changed.
+        threads: of a run.
     """
     for down in model.get_ops():
         if down.get_type_name() != "MatMul":
             continue
         gated = down.input_value(0).get_node()
-        if gated.get_type_name() == "Multiply" and any(
+        if gated.get_type_name() != "Multiply" or not any(
             each.get_node().get_type_name() in ("Swish", "Gelu") for each in gated.input_values()
         ):
+            continue
+        hidden, intermediate = (each.get_length() for each in down.input_value(1).partial_shape)
+        if not fuses_safely(hidden, intermediate, threads):
             # Changes no number, but the plugin doesn't find its pattern.
             same = ops.clamp(gated, -_LARGEST, _LARGEST)
             down.input(0).replace_source_output(same.output(0))
     model.validate_nodes_and_infer_types()
     return model
+
+
+def fuses_safely(hidden: int, intermediate: int, threads: int) -> bool:
+    """Whether `LLMMLP` has work for each of its threads.
+
+    It gives each thread blocks of 32 rows of gate and up, and each pair of threads blocks of 32
+    rows of the last product, of which one takes the first half of the columns, in blocks of 32
+    again, and the other the rest.
+
+    Args:
+        hidden: rows of the last product's matrix.
+        intermediate: its columns.
+        threads: of a run.
+    """
+    whole = hidden % _BLOCK == intermediate % _BLOCK == 0
+    enough = min(hidden, intermediate) >= _BLOCK * max(2, threads)
+    return threads > 1 and whole and enough
 
 
 def with_finite_masks(model: ov.Model) -> ov.Model:

@@ -80,12 +80,12 @@ class StepInputs:
         self._scalar = ov.Tensor(self._longest, shared_memory=True)
         request.set_tensor(ports["max_context_len"], self._scalar)
 
-    def write(self, rows: Sequence[Row], embeddings: Sequence[torch.Tensor]) -> None:
+    def write(self, rows: Sequence[Row], embeddings: torch.Tensor) -> None:
         """Write a step.
 
         Args:
             rows: which slots, and how far they are.
-            embeddings: of each row's tokens, `[n, hidden_size]`.
+            embeddings: of the rows' tokens, `[sum of them, hidden_size]`.
         """
         past = np.array([row.past for row in rows], np.int32)
         counts = np.array([row.count for row in rows], np.int32)
@@ -105,11 +105,4 @@ class StepInputs:
             out=blocks,
         )
         self._longest[...] = ends.max()
-        target = torch.from_numpy(self._embeddings.sized(total))
-        if len(embeddings) == 1:
-            target.copy_(embeddings[0])
-            return
-        at = 0
-        for part in embeddings:
-            target[at : at + len(part)].copy_(part)
-            at += len(part)
+        torch.from_numpy(self._embeddings.sized(total)).copy_(embeddings)

@@ -19,13 +19,14 @@ from vllm_npu_runtime.artifact.names import DECODER
 from vllm_npu_runtime.errors import DeviceError, DeviceLostError, DeviceTimeoutError
 from vllm_npu_runtime.openvino.attention import BLOCK_SIZE
 from vllm_npu_runtime.openvino.config import compile_config
-from vllm_npu_runtime.openvino.devices import core
 from vllm_npu_runtime.openvino.failures import typed
 from vllm_npu_runtime.openvino.options import OpenVINOOptions
 from vllm_npu_runtime.openvino.sessions.blocks import SlotBlocks
-from vllm_npu_runtime.openvino.sessions.graphs import paged, read, without_fused_layers
+from vllm_npu_runtime.openvino.sessions.decoder import Decoder
+from vllm_npu_runtime.openvino.sessions.graphs import paged, read, with_safe_fusion
 from vllm_npu_runtime.openvino.sessions.head import Head
 from vllm_npu_runtime.openvino.sessions.inputs import StepInputs
+from vllm_npu_runtime.openvino.sessions.memory import check, paged_slot_bytes, weight_bytes
 from vllm_npu_runtime.openvino.sessions.running import Runner
 from vllm_npu_runtime.sessions.base import Row, SessionCapabilities, Snapshot, StepOutput
 from vllm_npu_runtime.sessions.embedding import TokenEmbedding
@@ -33,6 +34,8 @@ from vllm_npu_runtime.sessions.lifetime import Lifetime
 from vllm_npu_runtime.sessions.slots import Slots
 
 if TYPE_CHECKING:
+    import openvino as ov
+
     from vllm_npu_runtime.artifact.directory import Artifact
     from vllm_npu_runtime.sessions.base import SessionOptions
 
@@ -47,24 +50,20 @@ class PagedSession:
 
     Raises:
         ConfigurationError: an option that the device doesn't take.
-        OutOfMemoryError: the slots don't fit.
+        OutOfMemoryError: weights and slots don't fit.
     """
 
     def __init__(self, artifact: Artifact, device: str, options: SessionOptions) -> None:
         manifest = artifact.manifest
         sizes = manifest.model
-        dtype = getattr(torch, manifest.dtype)
-        chosen = OpenVINOOptions.of(options.driver)
-        config = compile_config(device, chosen, dtype, options.kv_cache_dtype)
-        if config["INFERENCE_PRECISION_HINT"] == "f32":
-            # With packed weights, activations would be rounded to 8 bits as well.
-            config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = "0"
+        made = decoder(artifact, device, options)
+        config = made.config
         max_length = options.max_length or manifest.limits.max_model_len
-        self._name = f"{manifest.source} on openvino:{device}"
-        with typed(f"Compiling {self._name}"):
-            graph = without_fused_layers(read(artifact, DECODER))
-            decoder = paged(graph, sizes.sliding_windows)
-            compiled = core().compile_model(decoder, device, config)
+        self._name = made.name
+        weights = weight_bytes(artifact)
+        check(made, weights, options.slots, paged_slot_bytes(made, options, max_length))
+        compiled = made.open()
+        with typed(f"Opening {self._name}"):
             self._request = compiled.create_infer_request()
         self._blocks = SlotBlocks(compiled, self._request, options.slots, max_length)
         self._inputs = StepInputs(compiled, self._request, sizes.hidden_size, self._blocks.tables)
@@ -84,7 +83,7 @@ class PagedSession:
         )
         self.identity = f"{artifact.identity}-openvino-{self._blocks.layout}"
         self.slot_bytes = self._blocks.slot_bytes
-        self.memory = artifact.weights_path.stat().st_size + options.slots * self.slot_bytes
+        self.memory = weights + options.slots * self.slot_bytes
         self._config = config
         self._slots = Slots(self.capabilities)
         self._lifetime = Lifetime(self._name)
@@ -106,7 +105,7 @@ class PagedSession:
         """See `Session.infer`; hidden states are float32, in OpenVINO's own memory."""
         with self._lifetime.turn():
             self._slots.check_rows(rows)
-            given = [self._given(row) for row in rows]
+            given = self._embedded(rows)
             failed: dict[int, DeviceError] = {}
             try:
                 values = self._run(rows, given)
@@ -115,7 +114,7 @@ class PagedSession:
                 raise
             except DeviceTimeoutError as error:
                 # Which row it was can't be told, and to try each would take as long again.
-                values = _nothing(rows, given)
+                values = torch.zeros_like(given)
                 failed = dict.fromkeys(range(len(rows)), error)
             except DeviceError as error:
                 values, failed = self._one_by_one(rows, given, error)
@@ -165,13 +164,19 @@ class PagedSession:
         del self._runner, self._inputs, self._request, self._head
         del self._blocks, self._embedding
 
-    def _given(self, row: Row) -> torch.Tensor:
-        if row.tokens is not None:
-            return self._embedding(row.tokens)
-        assert row.embeddings is not None
-        return row.embeddings
+    def _embedded(self, rows: Sequence[Row]) -> torch.Tensor:
+        """Embeddings of all rows, `[sum of their tokens, hidden_size]`."""
+        tokens = [row.tokens for row in rows if row.tokens is not None]
+        if len(tokens) == len(rows):  # one look-up, as the host's time counts in every step
+            return self._embedding(torch.cat(tokens))
+        parts = []
+        for row in rows:
+            part = row.embeddings if row.tokens is None else self._embedding(row.tokens)
+            assert part is not None
+            parts.append(part.float())
+        return torch.cat(parts)
 
-    def _run(self, rows: Sequence[Row], given: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _run(self, rows: Sequence[Row], given: torch.Tensor) -> torch.Tensor:
         """Hidden states of rows, `[sum of their tokens, hidden_size]`."""
         self._runner.settle()
         self._inputs.write(rows, given)
@@ -180,17 +185,18 @@ class PagedSession:
         return values.view(-1, self.capabilities.hidden_size)
 
     def _one_by_one(
-        self, rows: Sequence[Row], given: Sequence[torch.Tensor], error: DeviceError
+        self, rows: Sequence[Row], given: torch.Tensor, error: DeviceError
     ) -> tuple[torch.Tensor, dict[int, DeviceError]]:
         """A step that failed, row by row, so that only the culprit fails."""
-        values = _nothing(rows, given)
+        values = torch.zeros_like(given)
         if len(rows) == 1:
             return values, {0: error}
         failed: dict[int, DeviceError] = {}
         at = 0
-        for index, (row, embeddings) in enumerate(zip(rows, given, strict=True)):
+        for index, row in enumerate(rows):
+            part = slice(at, at + row.count)
             try:
-                values[at : at + row.count] = self._run([row], [embeddings])
+                values[part] = self._run([row], given[part])
             except DeviceLostError as lost:
                 self._lifetime.lose(lost)
                 raise
@@ -200,5 +206,21 @@ class PagedSession:
         return values, failed
 
 
-def _nothing(rows: Sequence[Row], given: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.zeros(sum(row.count for row in rows), given[0].shape[1])
+def decoder(artifact: Artifact, device: str, options: SessionOptions) -> Decoder:
+    """What such a session compiles.
+
+    Raises:
+        ConfigurationError: an option that the device doesn't take.
+    """
+    dtype = getattr(torch, artifact.manifest.dtype)
+    chosen = OpenVINOOptions.of(options.driver)
+    config = compile_config(device, chosen, dtype, options.kv_cache_dtype)
+    if config["INFERENCE_PRECISION_HINT"] == "f32":
+        # With packed weights, activations would be rounded to 8 bits as well.
+        config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = "0"
+
+    def model() -> ov.Model:
+        graph = with_safe_fusion(read(artifact, DECODER), config["INFERENCE_NUM_THREADS"])
+        return paged(graph, artifact.manifest.model.sliding_windows)
+
+    return Decoder(artifact, device, config, model)

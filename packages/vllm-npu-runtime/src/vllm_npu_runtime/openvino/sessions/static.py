@@ -20,11 +20,12 @@ import torch
 from vllm_npu_runtime.artifact.names import DECODER
 from vllm_npu_runtime.errors import ConfigurationError, DeviceError, DeviceLostError
 from vllm_npu_runtime.openvino.config import compile_config
-from vllm_npu_runtime.openvino.devices import core
 from vllm_npu_runtime.openvino.failures import typed
 from vllm_npu_runtime.openvino.options import OpenVINOOptions
+from vllm_npu_runtime.openvino.sessions.decoder import Decoder
 from vllm_npu_runtime.openvino.sessions.graphs import read, with_finite_masks
 from vllm_npu_runtime.openvino.sessions.head import Head
+from vllm_npu_runtime.openvino.sessions.memory import check, weight_bytes
 from vllm_npu_runtime.openvino.sessions.running import Runner
 from vllm_npu_runtime.sessions.base import Row, SessionCapabilities, Snapshot, StepOutput
 from vllm_npu_runtime.sessions.embedding import TokenEmbedding
@@ -54,6 +55,7 @@ class StaticSession:
     Raises:
         ConfigurationError: more than one slot, a KV cache dtype, or an option that the device
             doesn't take.
+        OutOfMemoryError: weights and the slot don't fit.
     """
 
     def __init__(self, artifact: Artifact, device: str, options: SessionOptions) -> None:
@@ -61,13 +63,18 @@ class StaticSession:
         sizes = manifest.model
         config = _config(artifact, device, options)
         max_length = options.max_length or manifest.limits.max_model_len
-        self._name = f"{manifest.source} on openvino:{device}"
+        made = decoder(artifact, device, options)
+        self._name = made.name
         self._device = device
-        with typed(f"Compiling {self._name}"):
-            decoder = with_finite_masks(read(artifact, DECODER))
-            decoder.outputs[0].get_tensor().set_names({OUTPUT})
-            pipeline = {**config, **_pipeline(max_length)}
-            self._request = core().compile_model(decoder, device, pipeline).create_infer_request()
+        token_bytes = 2 * sizes.layers * sizes.kv_heads * sizes.head_size * 2
+        self.slot_bytes = max_length * token_bytes
+        # The graph for prompts has keys and values of its own.
+        weights, cache = weight_bytes(artifact), 2 * self.slot_bytes
+        check(made, weights, 1, cache)
+        self.memory = weights + cache
+        compiled = made.open()
+        with typed(f"Opening {self._name}"):
+            self._request = compiled.create_infer_request()
         self._runner = Runner(self._request, self._name, options.timeout)
         self._head = Head(artifact, device, config, options.timeout, HEAD_ROWS)
         self._embedding = TokenEmbedding(
@@ -80,10 +87,6 @@ class StaticSession:
             vocab_size=sizes.vocab_size,
         )
         self.identity = f"{artifact.identity}-openvino-npuw"
-        token_bytes = 2 * sizes.layers * sizes.kv_heads * sizes.head_size * 2
-        self.slot_bytes = max_length * token_bytes
-        # The graph for prompts has keys and values of its own.
-        self.memory = artifact.weights_path.stat().st_size + 2 * self.slot_bytes
         self._slots = Slots(self.capabilities)
         self._lifetime = Lifetime(self._name)
         # One more than fits, as the pipeline takes no prompt of a single token.
@@ -187,6 +190,23 @@ class StaticSession:
         self._runner.run()
         self._inside = end
         return torch.from_numpy(self._request.get_tensor(OUTPUT).data)[0]
+
+
+def decoder(artifact: Artifact, device: str, options: SessionOptions) -> Decoder:
+    """What such a session compiles.
+
+    Raises:
+        ConfigurationError: see `StaticSession`.
+    """
+    max_length = options.max_length or artifact.manifest.limits.max_model_len
+    config = {**_config(artifact, device, options), **_pipeline(max_length)}
+
+    def model() -> ov.Model:
+        made = with_finite_masks(read(artifact, DECODER))
+        made.outputs[0].get_tensor().set_names({OUTPUT})
+        return made
+
+    return Decoder(artifact, device, config, model)
 
 
 def _config(artifact: Artifact, device: str, options: SessionOptions) -> dict[str, Any]:

@@ -97,3 +97,16 @@ def test_embeddings_of_a_pooling_model(
         torch.testing.assert_close(
             torch.tensor(output.outputs.embedding), wanted, atol=1e-4, rtol=0
         )
+
+
+def test_several_boards_share_the_requests(serve_artifact: Any, checkpoint: Checkpoint) -> None:
+    """Each has as many slots as the artifact was compiled for; prefixes go from one to another."""
+    _, path = checkpoint("llama")
+    boards = {"dev_no": [0, 1]}
+    llm = serve_artifact("llama", "sim:large", COMPILED, model_loader_extra_config=boards)
+    assert llm.llm_engine.vllm_config.scheduler_config.max_num_seqs == 8
+    prompts = clear_prompts(path, 14, 16, longest=300)
+    assert greedy(llm, prompts, 16) == expected(path, prompts, 16)
+    shared = passage(path, 200)
+    turns = [[*shared, *passage(path, 20, 400 + 50 * index)] for index in range(6)]
+    assert greedy(llm, turns, 16) == expected(path, turns, 16)

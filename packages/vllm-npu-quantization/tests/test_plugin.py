@@ -84,7 +84,7 @@ assert not {"torch", "vllm"} & sys.modules.keys()
 
 @pytest.mark.parametrize("code", [CHEAP, ELSEWHERE, OURS], ids=["import", "elsewhere", "ours"])
 def test_in_a_process_of_its_own(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Importing it loads nothing; on another platform vLLM's configs stay; on ours they are ours."""
+    """Importing it loads nothing; on another platform vLLM's configs stay, on ours not."""
     monkeypatch.setenv("VLLM_NPU_DEVICE", "reference")
     monkeypatch.setenv("VLLM_PLUGINS", "")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

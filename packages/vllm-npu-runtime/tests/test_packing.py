@@ -30,6 +30,7 @@ def test_layout() -> None:
     assert torch.equal(pack(codes, 8), codes)
     for bits in (4, 8):
         assert torch.equal(unpack(pack(codes, bits), bits), codes)
+        assert pack(torch.zeros(6, 4, dtype=torch.uint8).t(), bits).is_contiguous()
 
 
 def test_int32_words_read_as_bytes_are_this_layout() -> None:

@@ -133,16 +133,21 @@ def _problems(group: dict[str, Any], default_format: str | None) -> list[str]:
         return [*problems, "no quantized weights."]
     weights = QuantizationArgs.model_validate(group["weights"])
     if weights.type != QuantizationType.INT:
-        problems.append(f"weights of type '{weights.type.value}': only integers are supported.")
+        problems.append(f"weights of type '{_text(weights.type)}': only integers are supported.")
     if weights.strategy == QuantizationStrategy.GROUP:
         problems += group_problems(weights.group_size)
     elif weights.strategy != QuantizationStrategy.CHANNEL:
-        problems.append(f"strategy '{weights.strategy}': there are 'group' and 'channel'.")
-    if weights.actorder is not None and str(weights.actorder.value) in ("group", "dynamic"):
+        problems.append(f"strategy '{_text(weights.strategy)}': there are 'group' and 'channel'.")
+    if (order := _text(weights.actorder)) in ("group", "dynamic"):
         problems.append(
-            f"actorder '{weights.actorder.value}': activation reordering is not supported. "
+            f"actorder '{order}': activation reordering is not supported. "
             "Quantize it with static order, or none."
         )
     if not weights.symmetric and form in PLAIN:
         problems.append(f"asymmetric weights in format '{form}': use '{PACKED}', or symmetric.")
     return problems + bits_problems(weights.num_bits)
+
+
+def _text(value: Any) -> str:
+    """An enumeration's value, which the library keeps as such or as text."""
+    return str(getattr(value, "value", value))

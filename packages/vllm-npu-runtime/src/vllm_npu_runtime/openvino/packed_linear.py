@@ -119,5 +119,6 @@ def _become(tensor: ov.Output, kind: ov.Type, shape: list[int]) -> None:
 
 
 def constant(weight: torch.Tensor, kind: ov.Type, shape: list[int]) -> ov.Node:
-    """A weight's memory as a constant of a packed type."""
-    return ov.op.Constant(raw(weight.reshape(-1), shape, kind), shared_memory=True)
+    """A weight's memory as a constant of a packed type; a copy only if it isn't contiguous."""
+    octets = weight.reshape(-1)
+    return ov.op.Constant(raw(octets, shape, kind), shared_memory=weight.is_contiguous())

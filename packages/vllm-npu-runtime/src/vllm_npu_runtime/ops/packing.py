@@ -63,7 +63,7 @@ def pack(codes_NK: torch.Tensor, bits: int) -> torch.Tensor:
     """Codes in a byte each, uint8 `[N, K]`, as packed bytes, uint8 `[N, P]`."""
     if bits == 8:
         return codes_NK.contiguous()
-    return codes_NK[:, 0::2] | (codes_NK[:, 1::2] << 4)
+    return (codes_NK[:, 0::2] | (codes_NK[:, 1::2] << 4)).contiguous()
 
 
 def unpack(weight_NP: torch.Tensor, bits: int) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ from tests.asking import ask, expected, greedy
 from tests.engine_process import compiled, tokens_of
 from tests.prompts import clear_prompts, mixed_prompts
 from tests.quantized import Written, write
+from tests.serving import run
+from vllm_npu_quantization.offline.plan import make_plan
+from vllm_npu_quantization.offline.writing import write as write_offline
 from vllm_npu_quantization.rounding import round_weight
 from vllm_npu_runtime.ops.packing import dequantize
 
@@ -198,3 +202,54 @@ def test_quantized_on_load(
         _check_logprobs(llm, dense, prompts)
         llm.collective_rpc("reload_weights", kwargs={"weights_path": str(path)})
         llm.reset_prefix_cache()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_head_quantized_on_load(
+    engines: Engines, tiny_model: Callable[[str], Path], tied: bool
+) -> None:
+    """With weights of its own, and with those of the embeddings, which stay as they are."""
+    path = tiny_model("llama" if tied else "exaone4")
+    (prompt,) = mixed_prompts(path, count=1, longest=100)
+    plain, quantized = (
+        engines.of(
+            path,
+            "openvino:CPU",
+            quantization="npu_w8a16",
+            **OPTIONS | {"additional_config": OPTIONS["additional_config"] | section},
+        )
+        for section in ({}, {"npu_quantization": {"lm_head": True}})
+    )
+    left, right = (ask(each, [prompt], 1, prompt_logprobs=0)[0] for each in (plain, quantized))
+    pairs = list(zip(left.prompt_logprobs[1:], right.prompt_logprobs[1:], strict=True))
+    errors = [
+        abs(one[token].logprob - two[token].logprob)
+        for token, (one, two) in zip(prompt[1:], pairs, strict=True)
+    ]
+    assert 1e-4 < max(errors) < 0.2
+
+
+def test_quantized_ahead_of_time(
+    engines: Engines, tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """What `vllm-npu quantize` writes gives what quantization on load gives."""
+    path, target = tiny_model("qwen3"), tmp_path_factory.mktemp("written") / "checkpoint"
+    write_offline(make_plan(path, "w4a16", (), False), target, lambda _: None)
+    prompts = mixed_prompts(path, count=3, longest=100)
+    written = engines.of(target, "openvino:CPU", **OPTIONS)
+    loaded = engines.of(path, "openvino:CPU", quantization="npu_w4a16", **OPTIONS)
+    assert greedy(written, prompts, NEW_TOKENS) == greedy(loaded, prompts, NEW_TOKENS)
+
+
+@pytest.mark.parametrize("scheme", ["gptq, 4 bits in groups", "packed, 4 bits"])
+def test_without_the_plugin(checkpoints: Checkpoints, scheme: str) -> None:
+    """`VLLM_PLUGINS` leaves it out: the error is vLLM's own."""
+    code = (
+        "from vllm import LLM\n"
+        f"LLM({str(checkpoints.get(scheme).quantized)!r}, dtype='float16', max_model_len=256)"
+    )
+    variables = {"VLLM_NPU_DEVICE": "reference", "VLLM_PLUGINS": "npu"}
+    done = run([sys.executable, "-c", code], env=variables)
+    assert done.returncode != 0
+    assert "arlin" in done.output or "Failed to find a kernel" in done.output
+    assert "vllm_npu_quantization" not in done.output

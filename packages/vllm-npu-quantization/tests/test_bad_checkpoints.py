@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from vllm_npu_quantization.checkpoint import findings
 from vllm_npu_quantization.configs.awq import NPUAWQConfig
 from vllm_npu_quantization.configs.compressed_tensors import NPUCompressedTensorsConfig
 from vllm_npu_quantization.configs.gptq import NPUGPTQConfig
@@ -179,7 +181,25 @@ def test_asymmetric_without_zero_points(tmp_path: Path) -> None:
     assert "'weight_zero_point' is missing" in text
 
 
-def test_model_that_has_yet_to_be_fetched_is_checked_when_loaded(method: str) -> None:
-    """There is nothing to look at."""
+def test_model_that_has_yet_to_be_fetched_is_checked_when_loaded(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then all at once, for whichever layer comes first; copies of a config know it too."""
     config = CLASSES[method].from_config(copy.deepcopy(CONFIGS[method]))
     config.maybe_update_config("nobody/has-this-model")
+    tensors = {"one": MAKE[method](), "two": MAKE[method]()}
+    del tensors["one"][SCALES[method]], tensors["two"][SCALES[method]]
+    directory = checkpoint(tmp_path, **tensors)
+    monkeypatch.setattr(findings, "directory_of", lambda *_: directory)
+    with pytest.raises(ConfigurationError, match=r"2 settings[\s\S]*'one'[\s\S]*'two'"):
+        copy.deepcopy(config).pending.finish()
+    config.pending.finish()
+
+
+def test_files_that_have_yet_to_be_fetched(method: str, tmp_path: Path) -> None:
+    """An index that names what isn't there: vLLM fetches it, or says so."""
+    checkpoint(tmp_path, one=MAKE[method]())
+    names = {"one.weight": "model.safetensors", "two.weight": "model-2.safetensors"}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": names}))
+    check(method, tmp_path)

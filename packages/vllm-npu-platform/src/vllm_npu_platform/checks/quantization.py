@@ -32,8 +32,8 @@ def quantization_problems(config: VllmConfig, target: Target) -> Iterator[str]:
         if method not in WITH_OUR_CONFIGS:
             yield (
                 f"--quantization {method}: not supported. Served are GPTQ, AWQ, and "
-                "compressed-tensors with quantized weights alone, of 4 or 8 bits. Use such a "
-                "checkpoint, or the unquantized one."
+                "compressed-tensors with quantized weights alone, of 4 or 8 bits, by "
+                "vllm-npu-quantization. Use such a checkpoint, or the unquantized checkpoint."
             )
         return
     listed = target.device.capabilities.weight_formats

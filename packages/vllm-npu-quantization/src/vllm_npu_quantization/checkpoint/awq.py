@@ -18,13 +18,16 @@ from vllm_npu_quantization.checkpoint.findings import (
 )
 
 
-def check_awq(config: Any, model: str, revision: str | None) -> None:
-    """Check a checkpoint against its config.
+def check_awq(config: Any, model: str, revision: str | None) -> bool:
+    """Check a checkpoint against its config, if it lies on disk.
+
+    Returns:
+        Whether it does.
 
     Raises:
         ConfigurationError: all problems at once.
     """
-    check_layers("AWQ", model, revision, ("qweight",), partial(_layer, config.group_size))
+    return check_layers("AWQ", model, revision, ("qweight",), partial(_layer, config.group_size))
 
 
 def _layer(size: int, layer: Layer) -> Iterator[str]:

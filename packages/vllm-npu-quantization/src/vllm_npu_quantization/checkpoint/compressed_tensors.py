@@ -25,14 +25,17 @@ from vllm_npu_quantization.checkpoint.findings import (
 )
 
 
-def check_compressed_tensors(config: Any, model: str, revision: str | None) -> None:
-    """Check a checkpoint against its config.
+def check_compressed_tensors(config: Any, model: str, revision: str | None) -> bool:
+    """Check a checkpoint against its config, if it lies on disk.
+
+    Returns:
+        Whether it does.
 
     Raises:
         ConfigurationError: all problems at once.
     """
     marker = ("weight_packed", "weight_scale")
-    check_layers("compressed-tensors", model, revision, marker, partial(_layer, config))
+    return check_layers("compressed-tensors", model, revision, marker, partial(_layer, config))
 
 
 def _weights(config: Any, name: str) -> Any:

@@ -54,13 +54,19 @@ def directory_of(model: str, revision: str | None) -> Path | None:
         return None
 
 
+def is_whole(directory: Path) -> bool:
+    """Whether all weights files are there. Some may have yet to be fetched."""
+    named = files(directory)
+    return bool(named) and all(file.is_file() for file in named)
+
+
 def layers(directory: Path) -> tuple[dict[str, Layer], list[str]]:
     """A checkpoint's layers by name, and a line for each file that can't be read."""
     found: dict[str, dict[str, Entry]] = defaultdict(dict)
     problems = []
-    for file in _files(directory):
+    for file in files(directory):
         try:
-            for entry in _entries(file):
+            for entry in entries(file):
                 layer, _, suffix = entry.name.rpartition(".")
                 found[layer][suffix] = entry
         except (SafetensorError, OSError) as error:
@@ -68,19 +74,26 @@ def layers(directory: Path) -> tuple[dict[str, Layer], list[str]]:
     return dict(found), problems
 
 
-def _files(directory: Path) -> list[Path]:
+def files(directory: Path) -> list[Path]:
+    """The weights files of a checkpoint; none if its index can't be read."""
     index = directory / INDEX
     if not index.is_file():
         return sorted(directory.glob("*.safetensors"))
     try:
-        named = json.loads(index.read_text())["weight_map"].values()
-        return sorted({directory / each for each in named})
+        named = {str(each) for each in json.loads(index.read_text())["weight_map"].values()}
     except (ValueError, KeyError, AttributeError):
         # Whoever loads the checkpoint says so.
         return []
+    # None from elsewhere on the disk.
+    return sorted(directory / each for each in named if Path(each).name == each)
 
 
-def _entries(file: Path) -> Iterator[Entry]:
+def entries(file: Path) -> Iterator[Entry]:
+    """The tensors of a file, from its header.
+
+    Raises:
+        SafetensorError, OSError: it can't be read.
+    """
     with safe_open(file, "pt") as opened:
         for name in opened.keys():  # noqa: SIM118  (not a mapping)
             view = opened.get_slice(name)

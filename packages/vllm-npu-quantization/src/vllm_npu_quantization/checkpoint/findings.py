@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from vllm_npu_quantization.checkpoint.files import Entry, Layer, directory_of, layers
+from vllm_npu_quantization.checkpoint.files import Entry, Layer, directory_of, is_whole, layers
 from vllm_npu_runtime.errors import ConfigurationError
 
 FLOATS = ("F16", "BF16", "F32")
@@ -17,8 +17,8 @@ LayerCheck = Callable[[Layer], Iterator[str]]
 
 def check_layers(
     method: str, model: str, revision: str | None, marker: tuple[str, ...], check: LayerCheck
-) -> None:
-    """Run a check on every quantized layer of a checkpoint that lies on disk.
+) -> bool:
+    """Run a check on every quantized layer of a checkpoint, if it lies on disk.
 
     Args:
         method: for the message, as in "GPTQ".
@@ -27,12 +27,15 @@ def check_layers(
         marker: suffixes; a layer is quantized if it has a tensor of one.
         check: gives a line for each problem of a layer.
 
+    Returns:
+        Whether it does.
+
     Raises:
         ConfigurationError: all problems at once.
     """
     directory = directory_of(model, revision)
-    if directory is None:
-        return
+    if directory is None or not is_whole(directory):
+        return False
     found, problems = layers(directory)
     quantized = {
         name: layer for name, layer in found.items() if not layer.keys().isdisjoint(marker)
@@ -46,6 +49,7 @@ def check_layers(
         problems += [f"layer '{name}': {problem}" for problem in check(layer)]
     if problems:
         raise ConfigurationError.several([f"{method} checkpoint, {each}" for each in problems])
+    return True
 
 
 def expect(

@@ -23,13 +23,16 @@ from vllm_npu_quantization.checkpoint.findings import (
 from vllm_npu_runtime.ops.packing import unpack
 
 
-def check_gptq(config: Any, model: str, revision: str | None) -> None:
-    """Check a checkpoint against its config.
+def check_gptq(config: Any, model: str, revision: str | None) -> bool:
+    """Check a checkpoint against its config, if it lies on disk.
+
+    Returns:
+        Whether it does.
 
     Raises:
         ConfigurationError: all problems at once.
     """
-    check_layers("GPTQ", model, revision, ("qweight",), partial(_layer, config))
+    return check_layers("GPTQ", model, revision, ("qweight",), partial(_layer, config))
 
 
 def _layer(config: Any, layer: Layer) -> Iterator[str]:

@@ -16,6 +16,7 @@ from vllm.scalar_type import scalar_types
 
 from vllm_npu_quantization import repacking
 from vllm_npu_quantization.checkpoint.awq import check_awq
+from vllm_npu_quantization.checkpoint.pending import Pending
 from vllm_npu_quantization.configs.common import (
     ACTIVATIONS,
     group_problems,
@@ -26,6 +27,8 @@ from vllm_npu_quantization.configs.common import (
 
 class NPUAWQConfig(AutoAWQConfig):
     """vLLM's config, with one linear method for every layer."""
+
+    pending: Pending | None = None
 
     @property
     def npu_weight_formats(self) -> frozenset[str]:
@@ -69,7 +72,7 @@ class NPUAWQConfig(AutoAWQConfig):
         Raises:
             ConfigurationError: all that is wrong with them, at once.
         """
-        check_awq(self, model_name, revision)
+        self.pending = Pending(check_awq, self, model_name, revision)
         super().maybe_update_config(model_name, hf_config, revision)
 
     def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> Any:
@@ -120,7 +123,13 @@ class NPUAWQLinearMethod(BaseAWQLinearMethod):
         )
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
-        """From AWQ's layout to the operator's."""
+        """From AWQ's layout to the operator's.
+
+        Raises:
+            ConfigurationError: the checkpoint was fetched only now, and is wrong.
+        """
+        if (pending := self.quant_config.pending) is not None:
+            pending.finish()
         zero_points = repacking.awq_codes(layer.qzeros.data).t().contiguous()
         _replace(layer, "qweight", repacking.awq_weight(layer.qweight.data))
         _replace(layer, "scales", layer.scales.data.t().contiguous())

@@ -9,6 +9,7 @@ from compressed_tensors.quantization import QuantizationArgs, QuantizationStrate
 from vllm.model_executor.layers.fused_moe import RoutedExperts
 from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors import (
     CompressedTensorsConfig,
+    CompressedTensorsLinearMethod,
 )
 from vllm.model_executor.layers.quantization.compressed_tensors.schemes import (
     CompressedTensorsScheme,
@@ -16,6 +17,7 @@ from vllm.model_executor.layers.quantization.compressed_tensors.schemes import (
 )
 
 from vllm_npu_quantization.checkpoint.compressed_tensors import check_compressed_tensors
+from vllm_npu_quantization.checkpoint.pending import Pending
 from vllm_npu_quantization.configs.common import (
     ACTIVATIONS,
     bits_problems,
@@ -32,6 +34,8 @@ METHOD = "compressed-tensors"
 
 class NPUCompressedTensorsConfig(CompressedTensorsConfig):
     """vLLM's config, with schemes of the operator alone, int-quantized weights among them."""
+
+    pending: Pending | None = None
 
     @property
     def npu_weight_formats(self) -> frozenset[str]:
@@ -92,14 +96,17 @@ class NPUCompressedTensorsConfig(CompressedTensorsConfig):
         Raises:
             ConfigurationError: all that is wrong with them, at once.
         """
-        check_compressed_tensors(self, model_name, revision)
+        self.pending = Pending(check_compressed_tensors, self, model_name, revision)
         super().maybe_update_config(model_name, hf_config, revision)
 
     def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> Any:
         """As the base's; experts are refused."""
         if isinstance(layer, RoutedExperts) and self.get_scheme_dict(layer, prefix):
             refuse_experts(METHOD, prefix)
-        return super().get_quant_method(layer, prefix)
+        method = super().get_quant_method(layer, prefix)
+        if type(method) is CompressedTensorsLinearMethod:
+            return NPUCompressedTensorsLinearMethod(self)
+        return method
 
     def _get_scheme_from_parts(
         self,
@@ -117,6 +124,20 @@ class NPUCompressedTensorsConfig(CompressedTensorsConfig):
             symmetric=weight_quant.symmetric,
             layer_name=layer_name,
         )
+
+
+class NPUCompressedTensorsLinearMethod(CompressedTensorsLinearMethod):
+    """vLLM's method."""
+
+    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
+        """From the checkpoint's layout to the operator's.
+
+        Raises:
+            ConfigurationError: the checkpoint was fetched only now, and is wrong.
+        """
+        if (pending := self.quantization_config.pending) is not None:
+            pending.finish()
+        super().process_weights_after_loading(layer)
 
 
 def _problems(group: dict[str, Any], default_format: str | None) -> list[str]:

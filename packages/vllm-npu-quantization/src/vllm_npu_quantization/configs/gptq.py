@@ -10,6 +10,7 @@ from vllm.model_executor.layers.quantization.auto_gptq import AutoGPTQConfig, Au
 from vllm.model_executor.layers.quantization.utils.gptq_utils import get_linear_quant_method
 
 from vllm_npu_quantization.checkpoint.gptq import check_gptq
+from vllm_npu_quantization.checkpoint.pending import Pending
 from vllm_npu_quantization.configs.common import (
     ACTIVATIONS,
     bits_problems,
@@ -21,6 +22,8 @@ from vllm_npu_quantization.configs.common import (
 
 class NPUGPTQConfig(AutoGPTQConfig):
     """vLLM's config, without its demand for Marlin."""
+
+    pending: Pending | None = None
 
     @property
     def npu_weight_formats(self) -> frozenset[str]:
@@ -63,7 +66,7 @@ class NPUGPTQConfig(AutoGPTQConfig):
         Raises:
             ConfigurationError: all that is wrong with them, at once.
         """
-        check_gptq(self, model_name, revision)
+        self.pending = Pending(check_gptq, self, model_name, revision)
         super().maybe_update_config(model_name, hf_config, revision)
 
     def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> Any:
@@ -81,3 +84,13 @@ class NPUGPTQLinearMethod(AutoGPTQLinearMethod):
         self.quant_config = quant_config
         self.quant_type = quant_config.quant_type
         self.input_dtype = None
+
+    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
+        """From GPTQ's layout to the operator's.
+
+        Raises:
+            ConfigurationError: the checkpoint was fetched only now, and is wrong.
+        """
+        if (pending := self.quant_config.pending) is not None:
+            pending.finish()
+        super().process_weights_after_loading(layer)

@@ -43,9 +43,8 @@ def perplexity(model: Path, given: list[str], variant: str, dtype: str) -> float
     params = SamplingParams(max_tokens=1, prompt_logprobs=0)
     total, count = 0.0, 0
     for output in llm.generate(given, params, use_tqdm=False):
-        for token, found in zip(
-            output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True
-        ):
+        seen = zip(output.prompt_token_ids, output.prompt_logprobs, strict=True)
+        for token, found in list(seen)[1:]:
             total -= found[token].logprob
             count += 1
     return math.exp(total / count)

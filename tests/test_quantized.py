@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import engine_process, oracle
-from tests.asking import ask, expected, greedy
+from tests.asking import ask, expected, greedy, passage
 from tests.engine_process import compiled, tokens_of
 from tests.prompts import clear_prompts, mixed_prompts
 from tests.quantized import Written, write
@@ -210,7 +210,7 @@ def test_head_quantized_on_load(
 ) -> None:
     """With weights of its own, and with those of the embeddings, which stay as they are."""
     path = tiny_model("llama" if tied else "exaone4")
-    (prompt,) = mixed_prompts(path, count=1, longest=100)
+    prompt = passage(path, 60)
     plain, quantized = (
         engines.of(
             path,

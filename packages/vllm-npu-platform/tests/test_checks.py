@@ -112,7 +112,7 @@ def test_weights_packed_in_a_format_that_the_device_takes(
         check_config(config, make_target({"weight_formats": ("uint8b128",)}))
     assert "can't be honoured" not in str(one.value)
     with pytest.raises(ConfigurationError, match="takes no packed weights"):
-        check_config(config, make_target())
+        check_config(config, make_target({"weight_formats": ()}))
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq_marlin", "compressed-tensors"])

@@ -122,7 +122,7 @@ class NPUAWQLinearMethod(BaseAWQLinearMethod):
             **extra_weight_attrs,
         )
 
-    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
+    def process_weights_after_loading(self, layer: Any) -> None:
         """From AWQ's layout to the operator's.
 
         Raises:

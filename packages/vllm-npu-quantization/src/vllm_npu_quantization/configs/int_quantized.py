@@ -96,7 +96,7 @@ class IntQuantizedScheme(CompressedTensorsScheme):
             )
         layer.register_parameter("weight_scale", scale)
 
-    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
+    def process_weights_after_loading(self, layer: Any) -> None:
         """From the checkpoint's layout to the operator's."""
         for name, tensor in {
             "weight": repacking.int8_weight(layer.weight.data, self.num_bits),

@@ -70,7 +70,7 @@ class NPUOnLoadLinearMethod(LinearMethodBase):
         layer.register_parameter("weight", weight)
         initialize_online_processing(layer)
 
-    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
+    def process_weights_after_loading(self, layer: Any) -> None:
         """Quantize what was loaded.
 
         Raises:

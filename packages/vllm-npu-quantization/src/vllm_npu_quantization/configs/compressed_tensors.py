@@ -11,6 +11,9 @@ from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tenso
     CompressedTensorsConfig,
     CompressedTensorsLinearMethod,
 )
+from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors_embedding import (  # noqa: E501
+    CompressedTensorsEmbeddingWNA16Int,
+)
 from vllm.model_executor.layers.quantization.compressed_tensors.schemes import (
     CompressedTensorsScheme,
     CompressedTensorsWNA16,
@@ -26,6 +29,7 @@ from vllm_npu_quantization.configs.common import (
     refuse_experts,
 )
 from vllm_npu_quantization.configs.int_quantized import IntQuantizedScheme
+from vllm_npu_runtime.errors import ConfigurationError
 from vllm_npu_runtime.ops.packing import format_name
 
 PACKED, PLAIN = "pack-quantized", ("int-quantized", "naive-quantized")
@@ -100,10 +104,19 @@ class NPUCompressedTensorsConfig(CompressedTensorsConfig):
         super().maybe_update_config(model_name, hf_config, revision)
 
     def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> Any:
-        """As the base's; experts are refused."""
+        """As the base's.
+
+        Raises:
+            ConfigurationError: quantized experts or embeddings.
+        """
         if isinstance(layer, RoutedExperts) and self.get_scheme_dict(layer, prefix):
             refuse_experts(METHOD, prefix)
         method = super().get_quant_method(layer, prefix)
+        if isinstance(method, CompressedTensorsEmbeddingWNA16Int):
+            raise ConfigurationError(
+                f"{METHOD} checkpoint, layer '{prefix}': quantized embeddings are not supported. "
+                "Quantize the model without them."
+            )
         if type(method) is CompressedTensorsLinearMethod:
             return NPUCompressedTensorsLinearMethod(self)
         return method

@@ -11,6 +11,8 @@ from benchmarks.serving.checkpoint import ROOT, STORE
 OURS = "vllm-npu"
 BUCKETS = "vllm-npu-buckets"
 """Ours with a graph for each of several numbers of tokens, where one could do for all."""
+QUANTIZED = ("vllm-npu-w4a16", "vllm-npu-w8a16")
+"""Ours, with weights of 4 or 8 bits."""
 ARTIFACT = "vllm-npu-artifact"
 """Ours, with the model compiled ahead of time."""
 SESSION = "npu-session"
@@ -84,6 +86,16 @@ def lineup(device: str, threads: int) -> dict[str, Entrant]:
                 "VLLM_NPU_TOKEN_BUCKET_MANUAL_BUCKETS": "1,8,32,128,1024,4096,8192",
             },
             on_demand=True,
+        ),
+        *(
+            Entrant(
+                name=name,
+                environment=ROOT / ".venv",
+                module=name.replace("-", "_"),
+                variables=ours,
+                on_demand=True,
+            )
+            for name in QUANTIZED
         ),
         Entrant(
             name=ARTIFACT, environment=ROOT / ".venv", module="vllm_npu_artifact", variables=ours

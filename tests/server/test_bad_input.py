@@ -169,7 +169,16 @@ BAD = {
     "quantized checkpoint": Bad(
         config={"quantization_config": QUANTIZED},
         arguments=("--dtype", "float16"),
-        words=("--quantization", "gptq", "unquantized checkpoint"),
+        words=("GPTQ checkpoint", "holds no tensor", "qweight", "says that it is quantized"),
+    ),
+    "quantized checkpoint, several entries": Bad(
+        config={"quantization_config": QUANTIZED | {"bits": 3, "sym": False, "group_size": 16}},
+        words=("GPTQ checkpoint", "3 bits", '"sym": false', "group size 16", "3 settings"),
+    ),
+    "experts' own format": Bad(
+        config={"quantization_config": {"quant_method": "fp8", "activation_scheme": "dynamic"}},
+        arguments=("--dtype", "bfloat16"),
+        words=("--quantization fp8", "unquantized checkpoint"),
     ),
     "quantization on the fly": Bad(
         arguments=("--quantization", "fp8", "--dtype", "bfloat16"),

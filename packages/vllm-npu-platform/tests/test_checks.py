@@ -101,6 +101,28 @@ def test_without_a_model_there_is_nothing_to_refuse(
     check_config(VllmConfig(), make_target({"max_tokens": 16}, kv_contract=contract))
 
 
+def test_weights_packed_in_a_format_that_the_device_takes(
+    altered: Callable[[dict[str, Any]], VllmConfig], make_target: MakeTarget
+) -> None:
+    """The checkpoint's config tells the format; the device lists what it takes."""
+    needs = SimpleNamespace(npu_weight_formats=frozenset({"uint4", "uint8b128"}))
+    config = altered({"model_config.quantization": "awq", "quant_config": needs})
+    check_config(config, make_target({"weight_formats": ("uint8b128", "uint4")}))
+    with pytest.raises(ConfigurationError, match="has uint4 weights; paper takes uint8b128") as one:
+        check_config(config, make_target({"weight_formats": ("uint8b128",)}))
+    assert "can't be honoured" not in str(one.value)
+    with pytest.raises(ConfigurationError, match="takes no packed weights"):
+        check_config(config, make_target({"weight_formats": ()}))
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq_marlin", "compressed-tensors"])
+def test_checkpoints_of_the_quantization_plugin_without_it(
+    altered: Callable[[dict[str, Any]], VllmConfig], make_target: MakeTarget, method: str
+) -> None:
+    """They are left to vLLM, whose own error tells what is missing."""
+    check_config(altered({"model_config.quantization": method}), make_target())
+
+
 REFUSED = [
     ("parallel_config.tensor_parallel_size", 2, "--tensor-parallel-size 2"),
     ("parallel_config.pipeline_parallel_size", 2, "--pipeline-parallel-size 2"),
@@ -117,7 +139,7 @@ REFUSED = [
     ("offload_config.uva.cpu_offload_gb", 4, "--cpu-offload-gb 4"),
     ("offload_config.prefetch.offload_group_size", 2, "--offload-group-size"),
     ("model_config.dtype", torch.float64, "--dtype float64: paper computes in float32, bfloat16"),
-    ("model_config.quantization", "awq", "--quantization awq"),
+    ("model_config.quantization", "fp8", "--quantization fp8: not supported"),
     ("model_config.multimodal_config", SimpleNamespace(), "LlamaForCausalLM: multimodal"),
     ("model_config.is_encoder_decoder", True, "LlamaForCausalLM: encoder-decoder"),
     ("model_config.has_inner_state", True, "LlamaForCausalLM: models with state-space"),

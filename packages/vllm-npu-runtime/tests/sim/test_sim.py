@@ -116,6 +116,28 @@ class TestLimits:
         with pytest.raises(BadShapeError, match=r"float64.*'x'.*computes in torch.float32"):
             load(driver, program)
 
+    @pytest.mark.parametrize("bits", [4, 8])
+    def test_packed_weights(self, driver: SimDriver, bits: int) -> None:
+        """Formats that the datasheet lists are computed with, and cost their own bytes."""
+        x, scale = torch.zeros(3, 64), torch.ones(32, 2)
+        w = torch.randint(0, 256, (32, 8 * bits), dtype=torch.uint8)
+        operator = torch.ops.vllm_npu.wna16_linear
+
+        def product(x: torch.Tensor, w: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = operator(x, w, scale, None, None, bits)
+            return out
+
+        program = make(product, x=x, w=w, scale=scale)
+        estimate = load(driver, program).estimate
+        assert estimate.flops == 2 * 3 * 64 * 32
+        assert estimate.bytes_moved == sum(each.nbytes for each in (x, w, scale)) + 3 * 32 * 4
+        zero = torch.zeros(32, 2, dtype=torch.uint8)
+        own = make(lambda x, w, scale, zero: operator(x, w, scale, zero, None, bits), x=x, w=w,
+                   scale=scale, zero=zero)  # fmt: skip
+        refused = f"packed as uint{bits}. It takes: uint4b8, uint8b128"
+        with pytest.raises(UnsupportedOperatorError, match=refused):
+            load(driver, own)
+
     def test_contract_is_refused(self, driver: SimDriver) -> None:
         """Paged attention on a device that only reads its cache."""
         with pytest.raises(UnsupportedOperatorError, match=r"'paged'.*It serves: gather"):

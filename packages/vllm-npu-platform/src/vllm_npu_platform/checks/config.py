@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_npu_platform.checks.checkpoint import tokenizer_problems, weights_problems
+from vllm_npu_platform.checks.quantization import quantization_problems
 from vllm_npu_platform.graph.shapes import contract_of, graph_shapes
 from vllm_npu_platform.sessions import in_session
 from vllm_npu_runtime.drivers.base import KVContract
@@ -118,11 +119,7 @@ def _model(config: VllmConfig, target: Target) -> Iterator[str]:
     if model.dtype not in device.capabilities.dtypes:
         allowed = ", ".join(_short(dtype) for dtype in device.capabilities.dtypes)
         yield f"--dtype {_short(model.dtype)}: {device.name} computes in {allowed}. Choose one."
-    if model.quantization is not None:
-        yield (
-            f"--quantization {model.quantization}: quantized checkpoints are not supported yet. "
-            "Use the unquantized checkpoint of the model."
-        )
+    yield from quantization_problems(config, target)
     if model.multimodal_config is not None:
         yield f"{architecture}: multimodal models are not supported yet. Use a text-only model."
     if model.is_encoder_decoder:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from vllm_npu_platform.target import Target
 
+QUANTIZATION = "vllm_npu_quantization"
+"""A sibling whose code layers may call; it isn't imported here."""
 # They change neither a graph nor how it is compiled.
 _IRRELEVANT = {"device", "strict", "warm_up", "run_timeout"}
 
@@ -86,7 +88,10 @@ def _code(traced: torch.nn.Module) -> str:
     modules = {sys.modules.get(type(each).__module__) for each in traced.modules()}
     files = {getattr(module, "__file__", None) for module in modules}
     paths = {Path(file) for file in files if file is not None}
-    for package in (vllm_npu_platform, vllm_npu_runtime):
+    packages = [vllm_npu_platform, vllm_npu_runtime]
+    if (plugin := sys.modules.get(QUANTIZATION)) is not None:
+        packages.append(plugin)
+    for package in packages:
         paths.update(Path(package.__path__[0]).rglob("*.py"))
     total = hashlib.sha256()
     for path in sorted(paths):

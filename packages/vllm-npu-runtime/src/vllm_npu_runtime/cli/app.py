@@ -6,8 +6,17 @@ import typer
 
 from vllm_npu_runtime import __version__
 from vllm_npu_runtime.cli import cache, compile, devices, doctor, inspect, verify
+from vllm_npu_runtime.cli.extension import ExtensibleGroup
+
+
+class Commands(ExtensibleGroup):
+    """The commands below, and those of other packages."""
+
+    entry_points = "vllm_npu.commands"
+
 
 app = typer.Typer(
+    cls=Commands,
     name="vllm-npu",
     help="Serve models with vLLM on any NPU.",
     no_args_is_help=True,

@@ -73,7 +73,8 @@ class Capabilities:
         soft_cap: its `paged_attention` takes a soft cap.
         operators: operators that it runs, as `aten.mm`; None: every ATen operator and ours.
             What is missing runs on the host, between pieces on the device.
-        weight_formats: packed weight formats, as in "uint4b8".
+        weight_formats: packed weight formats that its `wna16_linear` computes with, as
+            `ops.packing.WEIGHT_FORMATS` names them.
         block_sizes: KV block sizes in tokens; None: any.
         max_batch_size: most requests in one run; None: no limit.
         max_tokens: most tokens in one run; None: no limit.

@@ -20,6 +20,7 @@ from vllm_npu_runtime.drivers.base import (
     KVContract,
 )
 from vllm_npu_runtime.errors import ConfigurationError
+from vllm_npu_runtime.ops.packing import WEIGHT_FORMATS
 from vllm_npu_runtime.program import Program
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class ReferenceDriver:
             kv_cache_dtypes=dtypes,
             kv_contracts=(KVContract.PAGED, KVContract.GATHER),
             static_shapes_only=False,
+            weight_formats=tuple(WEIGHT_FORMATS),
             stateful=True,
             opens_any=True,
         )

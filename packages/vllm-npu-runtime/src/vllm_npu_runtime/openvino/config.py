@@ -56,6 +56,8 @@ def compile_config(
             )
         config |= {
             "KV_CACHE_PRECISION": NAMES[kv],
+            # Else activations in float32 are rounded to eight bits before packed weights.
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
             "ENABLE_CPU_PINNING": options.pinning,
         }
         config["INFERENCE_NUM_THREADS"] = host_threads(device, options)

@@ -14,7 +14,7 @@ from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from openvino.frontend.pytorch.utils import torch_tensor_to_ov_const
 
 from vllm_npu_runtime.errors import UnsupportedOperatorError
-from vllm_npu_runtime.openvino import attention, rotary
+from vllm_npu_runtime.openvino import attention, packed_linear, rotary
 from vllm_npu_runtime.openvino.angles import angles
 from vllm_npu_runtime.openvino.arithmetic import in_float32
 from vllm_npu_runtime.openvino.devices import core
@@ -46,7 +46,7 @@ def convert(pure: PureGraph) -> ov.Model:
     """
     frontend = FrontEndManager().load_by_framework("pytorch")
     own = {each.OPERATOR: each.translate for each in (attention, rotary)}
-    for name, translate in {**own, **TRANSLATORS}.items():
+    for name, translate in {**own, **packed_linear.TRANSLATORS, **TRANSLATORS}.items():
         frontend.add_extension(ConversionExtension(name, translate))
     decoder = TorchFXPythonDecoder(pure.graph)
     try:
@@ -76,13 +76,21 @@ def with_weights(model: ov.Model, weights: Mapping[str, torch.Tensor]) -> ov.Mod
         name = parameter.get_friendly_name()
         if (whole_weight := weights.get(whole_name(name))) is None:
             continue
-        constant = torch_tensor_to_ov_const(part_of(name, whole_weight), shared_memory=True)
+        constant = _constant(parameter, part_of(name, whole_weight))
         constant.set_friendly_name(name)
         for user in list(parameter.output(0).get_target_inputs()):
             user.replace_source_output(constant.output(0))
         whole.remove_parameter(parameter)
     whole.validate_nodes_and_infer_types()
     return whole
+
+
+def _constant(parameter: ov.Node, weight: torch.Tensor) -> ov.Node:
+    """The weight that a parameter stands for; packed ones have a type and shape of their own."""
+    shape = list(parameter.output(0).get_shape())
+    if parameter.get_element_type() == ov.Type.u4:
+        return packed_linear.constant(weight, ov.Type.u4, shape)
+    return torch_tensor_to_ov_const(weight.reshape(shape), shared_memory=True)
 
 
 def _named(report: str) -> frozenset[str]:

@@ -12,6 +12,7 @@ import torch
 from vllm_npu_runtime.drivers.base import Capabilities, DeviceInfo, KVContract
 from vllm_npu_runtime.errors import ConfigurationError
 from vllm_npu_runtime.openvino.attention import BLOCK_SIZE
+from vllm_npu_runtime.ops.packing import WEIGHT_FORMATS
 
 PRECISIONS = {"FP32": torch.float32, "BF16": torch.bfloat16, "FP16": torch.float16}
 
@@ -69,6 +70,7 @@ def capabilities(device: str) -> Capabilities:
         static_shapes_only=False,
         dynamic_tokens=True,
         soft_cap=False,
+        weight_formats=tuple(WEIGHT_FORMATS),
         block_sizes=(BLOCK_SIZE,),
         stateful=True,
     )

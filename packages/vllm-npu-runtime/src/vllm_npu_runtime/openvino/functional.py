@@ -13,9 +13,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from vllm_npu_runtime.errors import UnsupportedOperatorError
 from vllm_npu_runtime.openvino import attention  # noqa: F401  (defines the operator)
+from vllm_npu_runtime.openvino.packed_linear import use_packed_linear
 from vllm_npu_runtime.openvino.rotary import fuse_rotary
 from vllm_npu_runtime.openvino.split_products import split_products
-from vllm_npu_runtime.ops import encoder_attention, gather_attention
+from vllm_npu_runtime.ops import encoder_attention, gather_attention, wna16_linear
 from vllm_npu_runtime.program import Kind, Program, operator_name
 
 KEYS = "keys:"
@@ -45,6 +46,7 @@ def _contiguous(decomposition: Callable[..., torch.Tensor]) -> Callable[..., tor
 _OWN = {
     torch.ops.vllm_npu.gather_attention.default: _contiguous(gather_attention.decomposition),
     torch.ops.vllm_npu.encoder_attention.default: _contiguous(encoder_attention.decomposition),
+    torch.ops.vllm_npu.wna16_linear.default: _contiguous(wna16_linear.decomposition),
 }
 
 
@@ -75,7 +77,7 @@ def functional(program: Program, is_piece: bool = False) -> PureGraph:
         UnsupportedOperatorError: it writes to an input that somebody else reads, other than a
             paged KV cache; attends with a soft cap; or reads a paged cache that it doesn't write.
     """
-    module, inputs = _with_own_attention(program)
+    module, inputs = _with_own_operators(program)
     fakes = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
     mode = next(each.fake_mode for each in fakes)
     pure = torch.func.functionalize(module, remove="mutations")
@@ -96,8 +98,8 @@ def functional(program: Program, is_piece: bool = False) -> PureGraph:
     return PureGraph(graph, split_products(graph, inputs, weights))
 
 
-def _with_own_attention(program: Program) -> tuple[torch.fx.GraphModule, tuple[str, ...]]:
-    """A copy with each paged cache as two inputs, and OpenVINO's operator in place of ours."""
+def _with_own_operators(program: Program) -> tuple[torch.fx.GraphModule, tuple[str, ...]]:
+    """A copy with each paged cache as two inputs, and OpenVINO's operators in place of ours."""
     graph = torch.fx.Graph()
     copies: dict[torch.fx.Node, torch.fx.Node] = {}
     returned = graph.graph_copy(program.graph.graph, copies)
@@ -107,7 +109,10 @@ def _with_own_attention(program: Program) -> tuple[torch.fx.GraphModule, tuple[s
     caches = {node.args[3] for node in nodes}
     inputs: list[str] = []
     values: dict[torch.fx.Node, torch.fx.Node] = {}
+    weights: set[torch.fx.Node] = set()
     for node, binding in zip(graph.find_nodes(op="placeholder"), program.inputs, strict=True):
+        if binding.kind is Kind.WEIGHT:
+            weights.add(node)
         if node not in caches:
             inputs.append(binding.name)
             continue
@@ -121,6 +126,7 @@ def _with_own_attention(program: Program) -> tuple[torch.fx.GraphModule, tuple[s
     written: dict[torch.fx.Node, tuple[object, object]] = {}
     for node in nodes:
         _replace(graph, node, values, written)
+    use_packed_linear(graph, weights)
     module.recompile()
     return module, tuple(inputs)
 

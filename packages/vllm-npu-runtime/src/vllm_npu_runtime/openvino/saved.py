@@ -7,6 +7,7 @@ NPUs, the compiled model is kept as well; that one holds the weights.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from vllm_npu_runtime.openvino.executable import OpenVINOExecutable
 from vllm_npu_runtime.openvino.functional import KEYS, VALUES
 from vllm_npu_runtime.openvino.split_products import whole_name
 from vllm_npu_runtime.openvino.tensors import TYPES
-from vllm_npu_runtime.program import Binding, Program
+from vllm_npu_runtime.program import Binding, Kind, Program
 
 GRAPH = "model.xml"
 CONSTANTS = "model.bin"
@@ -69,6 +70,8 @@ def _check(program: Program, model: ov.Model, path: Path) -> None:
         elif whole_name(name) != name:
             rows, whole = parameter.output(0).get_partial_shape()[0], binding.shape[0]
             fits &= whole is not None and rows.is_static and rows.get_length() <= whole
+        elif binding.kind is Kind.WEIGHT and not _fits(parameter.output(0), binding):
+            fits &= _has_bytes(parameter.output(0), binding)
         elif not name.startswith((KEYS, VALUES)):
             fits &= _fits(parameter.output(0), binding)
     for output, binding in zip(model.outputs, program.outputs, strict=False):
@@ -81,6 +84,16 @@ def _fits(port: ov.Output, binding: Binding) -> bool:
     shape = ov.PartialShape([-1 if each is None else each for each in binding.shape])
     kind, _ = TYPES[binding.dtype]
     return port.get_element_type() == kind and port.get_partial_shape().compatible(shape)
+
+
+def _has_bytes(port: ov.Output, binding: Binding) -> bool:
+    """Whether a port is a weight's bytes in another shape, as those of packed weights are."""
+    kind, _ = TYPES[binding.dtype]
+    given, shape = port.get_element_type(), port.get_partial_shape()
+    if shape.is_dynamic or given not in (kind, ov.Type.u4):
+        return False
+    bits = 4 if given == ov.Type.u4 else 8 * binding.dtype.itemsize
+    return bits * math.prod(shape.to_shape()) == 8 * binding.nbytes
 
 
 def read_blob(

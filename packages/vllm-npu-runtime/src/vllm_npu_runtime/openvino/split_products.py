@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 
+from vllm_npu_runtime.openvino.packed_linear import packed_operands
+
 _aten = torch.ops.aten
 _PART = re.compile(r"(?P<name>.*)\[(?P<begin>\d+):(?P<end>\d+)\]")
 
@@ -60,18 +62,14 @@ def split_products(
     placeholders = graph.find_nodes(op="placeholder")
     names = dict(zip(placeholders, inputs, strict=True))
     held = {node for node, name in names.items() if name in weights}
-    for product in graph.find_nodes(op="call_function", target=_aten.mm.default):
-        weight = _weight(product, held)
-        if weight is None:
+    for product in list(graph.nodes):
+        operands = _weights(product, held)
+        if not operands:
             continue
-        cuts = _cuts(product)
-        if cuts is None:
-            continue
-        for cut in cuts:
+        for cut in _cuts(product) or ():
             with graph.inserting_before(product):
-                part = _part(graph, weight, cut, names)
-                transposed = graph.call_function(_aten.t.default, (part,))
-                own = graph.call_function(_aten.mm.default, (product.args[0], transposed))
+                parts = [_part(graph, weight, cut, names) for weight in operands]
+                own = _product(graph, product, parts)
             own.meta["val"] = cut.taken.meta["val"]
             cut.taken.replace_all_uses_with(own)
     graph.eliminate_dead_code()
@@ -83,24 +81,35 @@ def split_products(
     return tuple(names[node] for node in graph.find_nodes(op="placeholder"))
 
 
-def _weight(product: torch.fx.Node, held: set[torch.fx.Node]) -> torch.fx.Node | None:
-    """The weight W of ``x @ W.t()``."""
-    transposed = product.args[1]
-    if not _is(transposed, _aten.t.default) or transposed.args[0] not in held:
-        return None
-    weight: torch.fx.Node = transposed.args[0]
-    return weight
+def _weights(product: torch.fx.Node, held: set[torch.fx.Node]) -> tuple[torch.fx.Node, ...]:
+    """The weight W of ``x @ W.t()``; of a packed one also what belongs to each of its rows."""
+    operands = packed_operands(product)
+    if _is(product, _aten.mm.default) and _is(product.args[1], _aten.t.default):
+        operands = (product.args[1].args[0],)
+    return operands if held.issuperset(operands) else ()
+
+
+def _product(
+    graph: torch.fx.Graph, product: torch.fx.Node, parts: Sequence[torch.fx.Node]
+) -> torch.fx.Node:
+    """The product with rows of its weights."""
+    if packed_operands(product):
+        arguments = (product.args[0], *parts, product.args[-1])
+        return graph.call_function(product.target, arguments)
+    transposed = graph.call_function(_aten.t.default, tuple(parts))
+    return graph.call_function(_aten.mm.default, (product.args[0], transposed))
 
 
 def _cuts(product: torch.fx.Node) -> list[_Cut] | None:
     """Every column range that is taken of a product; None if it is used in another way."""
-    width = product.meta["val"].shape[1]
+    width = product.meta["val"].shape[-1]
+    last = product.meta["val"].dim() - 1
     cuts: list[_Cut] = []
     for user in product.users:
         if _is(user, _aten.slice.Tensor):
             given = dict(zip(("x", "dim", "start", "end", "step"), user.args, strict=False))
             begin, end = given.get("start") or 0, given.get("end", width)
-            if given.get("dim", 0) not in (1, -1) or given.get("step", 1) != 1:
+            if given.get("dim", 0) not in (last, -1) or given.get("step", 1) != 1:
                 return None
             if not isinstance(begin, int) or not isinstance(end, int) or begin < 0 or end < 0:
                 return None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vllm_npu_runtime.ops import encoder_attention, gather_attention, paged_attention
+from vllm_npu_runtime.ops import encoder_attention, gather_attention, paged_attention, wna16_linear
 
 if TYPE_CHECKING:
     from vllm_npu_runtime.drivers.base import Capabilities
@@ -16,6 +16,7 @@ DECOMPOSITIONS: Mapping[str, Callable[..., torch.Tensor]] = {
     "vllm_npu.encoder_attention": encoder_attention.decomposition,
     "vllm_npu.gather_attention": gather_attention.decomposition,
     "vllm_npu.paged_attention": paged_attention.decomposition,
+    "vllm_npu.wna16_linear": wna16_linear.decomposition,
 }
 """By the operator's name as `Capabilities.operators` spells it."""
 

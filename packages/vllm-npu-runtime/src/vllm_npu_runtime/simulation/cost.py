@@ -7,6 +7,7 @@ bucket: no row is padding, and every block of the block table is read.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -67,6 +68,7 @@ def count_flops(program: Program) -> int:
         operators.paged_attention: _paged_attention_flops,
         operators.gather_attention: _gather_attention_flops,
         operators.encoder_attention: _encoder_attention_flops,
+        operators.wna16_linear: _wna16_linear_flops,
     }
     counter = FlopCounterMode(display=False, custom_mapping=formulas)
     shapes = [[1 if extent is None else extent for extent in each.shape] for each in program.inputs]
@@ -173,3 +175,8 @@ def _gather_attention_flops(query, key, value, kv_cache, block_table, *_, **__) 
 
 def _encoder_attention_flops(query, key, *_, **__) -> int:  # type: ignore[no-untyped-def]
     return _attention_flops(query, key[0])
+
+
+def _wna16_linear_flops(x, weight, *_, **__) -> int:  # type: ignore[no-untyped-def]
+    *rows, inputs = x
+    return 2 * math.prod(rows) * inputs * weight[0]

@@ -28,6 +28,7 @@ class Datasheet:
         slots: most executables loaded at once; closing one gives its slot back.
         launch_overhead: seconds that starting a piece of a program takes.
         operators: see `Capabilities`.
+        weight_formats: see `Capabilities`.
         max_batch_size: see `Capabilities`.
         max_tokens: see `Capabilities`.
     """
@@ -40,6 +41,7 @@ class Datasheet:
     slots: int
     launch_overhead: float
     operators: frozenset[str] | None = None
+    weight_formats: tuple[str, ...] = ("uint4b8", "uint8b128")
     max_batch_size: int | None = None
     max_tokens: int | None = None
 
@@ -61,6 +63,7 @@ class Datasheet:
             kv_contracts=self.kv_contracts,
             static_shapes_only=True,
             operators=self.operators,
+            weight_formats=self.weight_formats,
             max_batch_size=self.max_batch_size,
             max_tokens=self.max_tokens,
             stateful=True,
@@ -115,6 +118,7 @@ BASIC = Datasheet(
             "mean", "sum", "sigmoid", "silu", "gelu", "tanh", "relu", "cat", "clone", "_to_copy",
         )
     ),
+    weight_formats=(),
 )  # fmt: skip
 """Arithmetic only: no attention, softmax, lookup or index, which the host runs in between."""
 

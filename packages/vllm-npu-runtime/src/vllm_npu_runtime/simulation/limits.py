@@ -6,6 +6,7 @@ import torch
 
 from vllm_npu_runtime.drivers.base import KVContract
 from vllm_npu_runtime.errors import BadShapeError, UnsupportedOperatorError
+from vllm_npu_runtime.ops.packing import format_name
 from vllm_npu_runtime.program import Program, operator_name
 from vllm_npu_runtime.simulation.datasheet import Datasheet
 
@@ -20,7 +21,8 @@ def check(program: Program, sheet: Datasheet) -> None:
 
     Raises:
         BadShapeError: a dynamic shape, a dtype that isn't listed, too many tokens or requests.
-        UnsupportedOperatorError: attention of a KV contract that the device doesn't serve.
+        UnsupportedOperatorError: attention of a KV contract, or weights packed in a format, that
+            the device doesn't serve.
     """
     device = f"Device 'sim:{sheet.name}'"
     for binding in (*program.inputs, *program.outputs):
@@ -38,6 +40,8 @@ def check(program: Program, sheet: Datasheet) -> None:
             )
         if (contract := _CONTRACT_OF.get(operator_name(node))) is not None:
             _check_attention(node, contract, sheet, device)
+        if operator_name(node) == "vllm_npu.wna16_linear":
+            _check_weights(node, sheet, device)
 
 
 def _check_attention(
@@ -56,6 +60,17 @@ def _check_attention(
     ):
         if limit is not None and count > limit:
             raise BadShapeError(f"{device} takes {limit} {what} in one run, not {count}.")
+
+
+def _check_weights(node: torch.fx.Node, sheet: Datasheet, device: str) -> None:
+    given = {argument.name: argument.default_value for argument in node.target._schema.arguments}
+    given |= dict(zip(given, node.args, strict=False)) | node.kwargs
+    name = format_name(given["bits"], given["zero_point"] is not None)
+    if name not in sheet.weight_formats:
+        listed = ", ".join(sheet.weight_formats) or "none"
+        raise UnsupportedOperatorError(
+            f"{device} has no product with weights packed as {name}. It takes: {listed}."
+        )
 
 
 def _is_dynamic(value: object) -> bool:

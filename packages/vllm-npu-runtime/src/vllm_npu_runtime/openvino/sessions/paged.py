@@ -215,9 +215,6 @@ def decoder(artifact: Artifact, device: str, options: SessionOptions) -> Decoder
     dtype = getattr(torch, artifact.manifest.dtype)
     chosen = OpenVINOOptions.of(options.driver)
     config = compile_config(device, chosen, dtype, options.kv_cache_dtype)
-    if config["INFERENCE_PRECISION_HINT"] == "f32":
-        # With packed weights, activations would be rounded to 8 bits as well.
-        config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = "0"
 
     def model() -> ov.Model:
         graph = with_safe_fusion(read(artifact, DECODER), config["INFERENCE_NUM_THREADS"])

@@ -1,0 +1,1 @@
+"""A checkpoint quantized ahead of time, as `vllm-npu quantize` writes it."""

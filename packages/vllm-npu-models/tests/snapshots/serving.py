@@ -18,6 +18,7 @@ from vllm.config import (
     CacheConfig,
     DeviceConfig,
     KVTransferConfig,
+    LoadConfig,
     ModelConfig,
     SchedulerConfig,
     VllmConfig,
@@ -35,6 +36,7 @@ from vllm_npu_models.names import CONNECTOR
 from vllm_npu_models.slots import LAYER, blocks_for, slot_of_block
 from vllm_npu_models.snapshots.connector import NPUSessionConnector
 from vllm_npu_models.snapshots.scheduling import session_scheduler
+from vllm_npu_runtime.artifact.names import LOAD_FORMAT
 
 from .fakes import BLOCK, TokenSession
 
@@ -264,6 +266,8 @@ def _config(directory: Path, slots: int, ahead: bool, changes: dict[str, Any]) -
             async_scheduling=ahead,
         ),
         cache_config=cache,
+        # As the hook sets it, for platforms that ask what kind of model this is.
+        load_config=LoadConfig(load_format=LOAD_FORMAT),
         kv_transfer_config=KVTransferConfig(
             kv_connector=CONNECTOR,
             kv_role="kv_producer",

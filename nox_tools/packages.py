@@ -17,6 +17,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "vllm-npu-platform": ("vllm-npu-runtime",),
     "vllm-npu-models": ("vllm-npu-runtime",),
     "vllm-npu-quantization": ("vllm-npu-runtime",),
+    "vllm-npu-kv-connector": ("vllm-npu-runtime",),
     "vllm-npu": ("vllm-npu-runtime", "vllm-npu-platform"),
 }
 

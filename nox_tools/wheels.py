@@ -10,7 +10,7 @@ from nox_tools.packages import PACKAGES, ROOT, directory, pyprojects, version
 
 SMOKE = ROOT / "nox_tools" / "smoke.py"
 TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis")
-OF_VLLM = {"vllm-npu-platform", "vllm-npu-models", "vllm-npu-quantization"}
+OF_VLLM = {"vllm-npu-platform", "vllm-npu-models", "vllm-npu-quantization", "vllm-npu-kv-connector"}
 """Packages that import vLLM."""
 
 

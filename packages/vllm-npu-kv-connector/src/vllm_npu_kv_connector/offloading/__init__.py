@@ -1,0 +1,1 @@
+"""Between the device's cache and host memory."""

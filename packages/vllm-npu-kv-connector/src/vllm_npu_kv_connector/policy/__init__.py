@@ -1,0 +1,1 @@
+"""Whether a prefix that lies outside the device is loaded or computed again."""

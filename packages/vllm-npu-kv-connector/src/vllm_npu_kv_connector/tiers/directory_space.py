@@ -1,0 +1,263 @@
+"""How much of a directory's limit is taken, by all engines that share it, and making room.
+
+A number in the file ``used`` says how many bytes are taken; each writer adds to it, under a lock,
+before it writes. So the number is never too small. It may be too large, after a process was killed
+or somebody deleted files by hand: once it reaches the limit the files are counted, which sets it
+right, and only then the oldest are deleted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import struct
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from vllm_npu_kv_connector.tiers.private_directory import make
+from vllm_npu_kv_connector.tiers.store import Event, Outage, StoreUnavailableError, Tally
+
+_logger = logging.getLogger("vllm.npu")
+
+_USED = struct.Struct("<QQ")  # the number, and all its bits turned over
+_ALL_BITS = (1 << 64) - 1
+_PAGE = 4096
+# Of the limit, freed beyond what is needed, so that files aren't counted for each write.
+_SPARE = 20
+
+
+@dataclass(order=True)
+class _Block:
+    used_ns: int
+    bytes: int
+    path: str
+
+
+def on_disk(size: int) -> int:
+    """Bytes that a file of a size takes, as file systems hand out whole pages."""
+    return -(-size // _PAGE) * _PAGE
+
+
+class DirectorySpace:
+    """Room for files under a root, which together stay below a limit.
+
+    Files of blocks lie anywhere below ``<root>/v*``; files that are being written, in
+    ``<root>/writing``, each locked by its writer, which tells them from what a dead one left.
+    """
+
+    def __init__(self, root: Path, max_bytes: int, tally: Tally, lock_timeout_s: float) -> None:
+        """Count what is there, and delete what is too much.
+
+        Args:
+            root: a directory of the user's own.
+            max_bytes: the limit. Engines that share a root keep the smallest of theirs.
+            tally: counts blocks that were deleted to make room.
+            lock_timeout_s: how long to wait for other engines, at most.
+
+        Raises:
+            StoreUnavailableError: another engine doesn't let go of the lock.
+            OSError: the root can't be read or written.
+        """
+        self._root = root
+        self._writing = root / "writing"
+        self._max_bytes = max_bytes
+        self._tally = tally
+        self._timeout_s = lock_timeout_s
+        # Threads wait here, where they are woken; for other processes' turn they must poll.
+        self._turn = threading.Lock()
+        self._file_lock = FileLock(root / "lock", mode=0o600, poll_interval=0.005)
+        make(self._writing)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._used = os.open(root / "used", flags, 0o600)
+        with self._lock():
+            self._write_used(self._make_room(0))
+
+    @contextmanager
+    def writing(self, path: Path, size: int) -> Iterator[int]:
+        """A new file to be written, which gets its name if the caller raises nothing.
+
+        Args:
+            path: its name; a file that had it is replaced, at once for whoever looks.
+            size: bytes that it will have.
+
+        Yields:
+            Its descriptor.
+
+        Raises:
+            StoreUnavailableError: there is no room, or another engine doesn't let go of the lock.
+            OSError: it can't be written.
+        """
+        descriptor, temporary = self._begin(size)
+        try:
+            try:
+                yield descriptor
+                _rename(temporary, path)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temporary)
+                self.forget(size)
+                raise
+        finally:
+            os.close(descriptor)
+
+    def forget(self, size: int) -> None:
+        """Take back what a file took that is no more.
+
+        Args:
+            size: bytes that it had.
+        """
+        # If it can't be, the number is too large for a while.
+        with suppress(OSError, StoreUnavailableError), self._lock():
+            used = self._read_used()
+            if used is not None:
+                self._write_used(max(0, used - on_disk(size)))
+
+    def used_bytes(self) -> int | None:
+        """Bytes taken, as far as is known; None if that file is damaged."""
+        return self._read_used()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._used)
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        if not self._turn.acquire(timeout=self._timeout_s):
+            raise self._locked()
+        try:
+            try:
+                self._file_lock.acquire(timeout=self._timeout_s)
+            except Timeout:
+                raise self._locked() from None
+            try:
+                yield
+            finally:
+                self._file_lock.release()
+        finally:
+            self._turn.release()
+
+    def _locked(self) -> StoreUnavailableError:
+        return StoreUnavailableError(
+            Outage.LOCKED, f"another engine holds '{self._root}/lock' for over {self._timeout_s} s"
+        )
+
+    def _begin(self, size: int) -> tuple[int, str]:
+        with self._lock():
+            used = self._read_used()
+            if used is None or used + on_disk(size) > self._max_bytes:
+                used = self._make_room(on_disk(size))
+            self._write_used(used + on_disk(size))
+            try:
+                return self._temporary(size)
+            except OSError:
+                self._write_used(used)
+                raise
+
+    def _temporary(self, size: int) -> tuple[int, str]:
+        try:
+            descriptor, path = tempfile.mkstemp(dir=self._writing)
+        except FileNotFoundError:  # somebody emptied the root
+            make(self._writing)
+            descriptor, path = tempfile.mkstemp(dir=self._writing)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, size)  # so that whoever counts sees what it will take
+        except OSError:
+            os.close(descriptor)
+            os.unlink(path)
+            raise
+        return descriptor, path
+
+    def _make_room(self, wanted: int) -> int:
+        """Count what is taken and, if it must be, delete blocks, longest unused first."""
+        blocks = [_Block(s.st_mtime_ns, on_disk(s.st_size), path) for path, s in self._blocks()]
+        used = sum(block.bytes for block in blocks) + self._being_written()
+        if used + wanted <= self._max_bytes:
+            return used
+        goal = max(0, self._max_bytes - wanted - self._max_bytes // _SPARE)
+        emptied = set()
+        for block in sorted(blocks):
+            if used <= goal:
+                break
+            try:
+                os.unlink(block.path)
+                self._tally.add(Event.EVICTED)
+            except FileNotFoundError:
+                pass  # found to be damaged, and removed, in this moment
+            used -= block.bytes
+            emptied.add(os.path.dirname(block.path))
+        self._prune(emptied)
+        if used + wanted > self._max_bytes:
+            raise StoreUnavailableError(
+                Outage.FULL, f"no room in '{self._root}': all of it is being written to"
+            )
+        return used
+
+    def _blocks(self) -> Iterator[tuple[str, os.stat_result]]:
+        pending = [
+            str(path) for path in self._root.glob("v*") if path.is_dir() and not path.is_symlink()
+        ]
+        while pending:
+            with suppress(FileNotFoundError), os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                        continue
+                    with suppress(FileNotFoundError):
+                        yield entry.path, entry.stat(follow_symlinks=False)
+
+    def _being_written(self) -> int:
+        total = 0
+        with suppress(FileNotFoundError), os.scandir(self._writing) as entries:
+            for entry in entries:
+                # Renamed since: it is counted as a block or by its writer's own number.
+                with suppress(FileNotFoundError):
+                    if not _abandoned(entry.path):
+                        total += on_disk(entry.stat(follow_symlinks=False).st_size)
+                        continue
+                    os.unlink(entry.path)
+                    _logger.info("Removed '%s', which a dead process had left.", entry.path)
+        return total
+
+    def _prune(self, directories: set[str]) -> None:
+        for directory in directories:
+            # Of other identities too: whole models go out of use.
+            with suppress(OSError):
+                os.rmdir(directory)
+                os.rmdir(os.path.dirname(directory))
+
+    def _read_used(self) -> int | None:
+        data = os.pread(self._used, _USED.size, 0)
+        if len(data) != _USED.size:
+            return None
+        number, turned = _USED.unpack(data)
+        return number if number ^ turned == _ALL_BITS else None
+
+    def _write_used(self, number: int) -> None:
+        os.pwrite(self._used, _USED.pack(number, number ^ _ALL_BITS), 0)
+
+
+def _rename(temporary: str, path: Path) -> None:
+    try:
+        os.replace(temporary, path)
+    except FileNotFoundError:  # Nothing was written there yet, or all of it was deleted since.
+        make(path.parent)
+        os.replace(temporary, path)
+
+
+def _abandoned(path: str) -> bool:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True

@@ -12,7 +12,14 @@ from typing import Any
 
 import pytest
 import torch
-from vllm.config import CompilationConfig, CompilationMode, CUDAGraphMode, ModelConfig, VllmConfig
+from vllm.config import (
+    CompilationConfig,
+    CompilationMode,
+    CUDAGraphMode,
+    KVTransferConfig,
+    ModelConfig,
+    VllmConfig,
+)
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 from vllm.v1.attention.selector import AttentionSelectorConfig
 
@@ -133,7 +140,11 @@ REFUSED = [
     ("parallel_config.use_ubatching", True, "--enable-dbo"),
     ("lora_config", SimpleNamespace(), "--enable-lora"),
     ("model_config.enable_sleep_mode", True, "--enable-sleep-mode"),
-    ("kv_transfer_config", SimpleNamespace(kv_connector="Some"), "connector 'Some'"),
+    (
+        "kv_transfer_config",
+        KVTransferConfig("ExampleConnector", kv_role="kv_both"),
+        "relies on hooks",
+    ),
     ("ec_transfer_config", SimpleNamespace(), "--ec-transfer-config"),
     ("cache_config.kv_sharing_fast_prefill", True, "--kv-sharing-fast-prefill"),
     ("offload_config.uva.cpu_offload_gb", 4, "--cpu-offload-gb 4"),

@@ -17,6 +17,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.offloading.metrics import (
 from vllm.distributed.kv_transfer.kv_connector.v1.offloading_connector import OffloadingConnector
 
 from vllm_npu_kv_connector.checks import checked
+from vllm_npu_kv_connector.disaggregation.parts import split_caches, split_config
 from vllm_npu_kv_connector.identity import identity_of
 from vllm_npu_kv_connector.names import RECOMPUTED, SKIPPED_TIER
 from vllm_npu_kv_connector.offloading.transport import StepMetadata, StepReport
@@ -24,6 +25,7 @@ from vllm_npu_kv_connector.policy.measurements import Measurements
 from vllm_npu_kv_connector.policy.policy import LoadPolicy
 
 if TYPE_CHECKING:
+    import torch
     from vllm.config import VllmConfig
     from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata
     from vllm.distributed.kv_transfer.kv_connector.v1.metrics import (
@@ -62,7 +64,9 @@ class NPUConnector(OffloadingConnector):
             tokens = plain.groups[0].tokens_per_block * plain.cache.blocks_per_chunk
             identity = identity_of(vllm_config, kv_cache_config, tokens)
         normalized = _in_vllms_terms(vllm_config, options, identity)
-        super().__init__(normalized, role, kv_cache_config)
+        self._parts = split_config(kv_cache_config, vllm_config)
+        in_parts = role == KVConnectorRole.WORKER
+        super().__init__(normalized, role, self._parts.config if in_parts else kv_cache_config)
         if role == KVConnectorRole.SCHEDULER:
             self._policy = LoadPolicy(options.load, options.load_margin)
             self._measurements = Measurements(
@@ -129,6 +133,10 @@ class NPUConnector(OffloadingConnector):
         return refusals if stats is None else stats.aggregate(refusals)
 
     # In the worker's process.
+
+    def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
+        """Take the device's caches, each part of a block for itself."""
+        super().register_kv_caches(split_caches(kv_caches, self._parts))
 
     def bind_connector_metadata(self, connector_metadata: KVConnectorMetadata) -> None:
         """Before the model's pass."""

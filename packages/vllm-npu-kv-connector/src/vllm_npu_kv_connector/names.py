@@ -3,6 +3,9 @@
 CONNECTOR = "NPUConnector"
 CONNECTOR_MODULE = "vllm_npu_kv_connector.connector"
 
+NIXL_CONNECTOR = "NPUNixlConnector"
+NIXL_MODULE = "vllm_npu_kv_connector.disaggregation.nixl"
+
 SPEC = "NPUOffloadingSpec"
 SPEC_MODULE = "vllm_npu_kv_connector.offloading.spec"
 

@@ -8,6 +8,8 @@ from vllm_npu_kv_connector.names import (
     CONNECTOR,
     CONNECTOR_MODULE,
     DIRECTORY_TIER,
+    NIXL_CONNECTOR,
+    NIXL_MODULE,
     REDIS_TIER,
     SPEC,
     SPEC_MODULE,
@@ -25,6 +27,7 @@ def register_all() -> None:
     from vllm.v1.kv_offload.tiering.factory import SecondaryTierFactory
 
     KVConnectorFactory.register_connector(CONNECTOR, CONNECTOR_MODULE, CONNECTOR)
+    KVConnectorFactory.register_connector(NIXL_CONNECTOR, NIXL_MODULE, NIXL_CONNECTOR)
     OffloadingSpecFactory.register_spec(SPEC, SPEC_MODULE, SPEC)
     tiers = "vllm_npu_kv_connector.tiers.manager"
     SecondaryTierFactory.register_tier(DIRECTORY_TIER, tiers, "DirectoryTier")

@@ -67,6 +67,21 @@ def kv_cache_specs(
     return {name: ours(spec) for name, spec in specs.items()}
 
 
+def block_parts(spec: AttentionSpec, config: VllmConfig, target: Target) -> tuple[int, ...]:
+    """Bytes of each part of a layer's block; see `Driver.kv_block_parts`.
+
+    Args:
+        spec: of the layer, as vLLM has it from `kv_cache_specs`.
+        config: vLLM's.
+        target: the device.
+    """
+    if not is_opaque(config, target):
+        return (spec.page_size_bytes,)
+    block = KVBlock(spec.num_kv_heads, spec.head_size, spec.block_size, kv_dtype(config, target))
+    device, options = target.device, target.settings.driver_options
+    return device.driver.kv_block_parts(device.info.name, block, config.model_config.dtype, options)
+
+
 def _opaque(
     spec: AttentionSpec, dtype: torch.dtype, config: VllmConfig, target: Target
 ) -> AttentionSpec:

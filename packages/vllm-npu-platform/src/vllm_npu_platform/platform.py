@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
     from vllm.utils.argparse_utils import FlexibleArgumentParser
     from vllm.v1.attention.selector import AttentionSelectorConfig
+    from vllm.v1.kv_cache_interface import AttentionSpec
 
 # vLLM's code names CUDA without asking whether it is there, engine-core shutdown included.
 stand_in_for_cuda()
@@ -58,6 +59,29 @@ class NPUPlatform(Platform):
         """Bytes of the device's memory in use."""
         info = Target.of_environment().device.info
         return float(info.total_memory - info.free_memory)
+
+    @classmethod
+    def get_nixl_supported_devices(cls) -> dict[str, tuple[str, ...]]:
+        """NIXL moves the KV cache from where it is, which is host memory."""
+        return {cls.device_type: ("cpu",)}
+
+    @classmethod
+    def get_nixl_memory_type(cls) -> str:
+        """NIXL's name of host memory."""
+        return "DRAM"
+
+    @classmethod
+    def kv_block_parts(cls, vllm_config: VllmConfig, spec: AttentionSpec) -> tuple[int, ...]:
+        """Bytes of each part of a layer's block, for connectors: a layer's memory holds the first
+        part of all blocks, then the second of all, and so on. vLLM doesn't ask."""
+        from vllm_npu_platform.kv_cache import block_parts
+
+        return block_parts(spec, vllm_config, Target.of(vllm_config))
+
+    @classmethod
+    def discover_numa_topology(cls) -> list[list[int]]:
+        """No cores: on a host platform vLLM's NIXL connector pins the worker to what is listed."""
+        return []
 
     @classmethod
     def inference_mode(cls) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from vllm_npu_kv_connector.tiers.store import Outage, StoreUnavailableError
@@ -24,6 +24,7 @@ class CircuitBreaker:
         what: str,
         logger: logging.Logger,
         *,
+        opens_on: Collection[Outage] = tuple(Outage),
         first_pause_s: float = 2.0,
         longest_pause_s: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
@@ -33,12 +34,14 @@ class CircuitBreaker:
         Args:
             what: is called, for the log, as in "KV tier at /cache".
             logger: takes the lines.
+            opens_on: outages that stop calls; others are none of its business.
             first_pause_s: how long calls stop at first.
             longest_pause_s: how long they stop at most.
             clock: tells the time, in seconds.
         """
         self._what = what
         self._logger = logger
+        self._opens_on = opens_on
         self._first_pause_s = first_pause_s
         self._longest_pause_s = longest_pause_s
         self._clock = clock
@@ -57,13 +60,16 @@ class CircuitBreaker:
         """Around each call to the store.
 
         Raises:
-            StoreUnavailableError: calls are stopped; or the call raised it, and they are now.
+            StoreUnavailableError: calls are stopped, or the call raised it.
         """
         trying = self._enter()
         try:
             yield
         except StoreUnavailableError as error:
-            self._failed(error, trying)
+            if error.outage in self._opens_on:
+                self._failed(error, trying)
+            else:
+                self._succeeded(trying)
             raise
         except BaseException:  # The store answered: with an error about the block, say.
             self._succeeded(trying)

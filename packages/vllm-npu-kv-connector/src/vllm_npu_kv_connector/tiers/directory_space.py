@@ -1,9 +1,9 @@
 """How much of a directory's limit is taken, by all engines that share it, and making room.
 
-A number in the file ``used`` says how many bytes are taken; each writer adds to it, under a lock,
-before it writes. So the number is never too small. It may be too large, after a process was killed
-or somebody deleted files by hand: once it reaches the limit the files are counted, which sets it
-right, and only then the oldest are deleted.
+`UsedBytes` says how many bytes are taken; each writer adds to it, under a lock, before it writes.
+So the number is never too small. It may be too large, after a process was killed or somebody
+deleted files by hand: once it reaches the limit the files are counted, which sets it right, and
+only then the oldest are deleted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import struct
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -23,14 +22,14 @@ from filelock import FileLock, Timeout
 
 from vllm_npu_kv_connector.tiers.private_directory import make
 from vllm_npu_kv_connector.tiers.store import Event, Outage, StoreUnavailableError, Tally
+from vllm_npu_kv_connector.tiers.used_bytes import UsedBytes
 
 _logger = logging.getLogger("vllm.npu")
 
-_USED = struct.Struct("<QQ")  # the number, and all its bits turned over
-_ALL_BITS = (1 << 64) - 1
 _PAGE = 4096
 # Of the limit, freed beyond what is needed, so that files aren't counted for each write.
 _SPARE = 20
+_ATTEMPTS = 5
 
 
 @dataclass(order=True)
@@ -53,17 +52,13 @@ class DirectorySpace:
     """
 
     def __init__(self, root: Path, max_bytes: int, tally: Tally, lock_timeout_s: float) -> None:
-        """Count what is there, and delete what is too much.
+        """Take part in sharing the room. What is there is counted at the first write.
 
         Args:
             root: a directory of the user's own.
             max_bytes: the limit. Engines that share a root keep the smallest of theirs.
             tally: counts blocks that were deleted to make room.
             lock_timeout_s: how long to wait for other engines, at most.
-
-        Raises:
-            StoreUnavailableError: another engine doesn't let go of the lock.
-            OSError: the root can't be read or written.
         """
         self._root = root
         self._writing = root / "writing"
@@ -73,11 +68,8 @@ class DirectorySpace:
         # Threads wait here, where they are woken; for other processes' turn they must poll.
         self._turn = threading.Lock()
         self._file_lock = FileLock(root / "lock", mode=0o600, poll_interval=0.005)
-        make(self._writing)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._used = os.open(root / "used", flags, 0o600)
-        with self._lock():
-            self._write_used(self._make_room(0))
+        self._used = UsedBytes(root / "used")
+        self._counted = False
 
     @contextmanager
     def writing(self, path: Path, size: int) -> Iterator[int]:
@@ -115,17 +107,16 @@ class DirectorySpace:
         """
         # If it can't be, the number is too large for a while.
         with suppress(OSError, StoreUnavailableError), self._lock():
-            used = self._read_used()
+            used = self._used.read()
             if used is not None:
-                self._write_used(max(0, used - on_disk(size)))
+                self._used.write(max(0, used - on_disk(size)))
 
     def used_bytes(self) -> int | None:
-        """Bytes taken, as far as is known; None if that file is damaged."""
-        return self._read_used()
-
-    def close(self) -> None:
-        """Let go of the file."""
-        os.close(self._used)
+        """Bytes taken, as far as is known; None before anything was ever written."""
+        try:
+            return self._used.read()
+        except OSError:
+            return None
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -149,15 +140,17 @@ class DirectorySpace:
         )
 
     def _begin(self, size: int) -> tuple[int, str]:
+        make(self._root)  # Somebody may have deleted it; the lock's own would be anyone's.
         with self._lock():
-            used = self._read_used()
+            used = self._used.read() if self._counted else None
             if used is None or used + on_disk(size) > self._max_bytes:
                 used = self._make_room(on_disk(size))
-            self._write_used(used + on_disk(size))
+                self._counted = True
+            self._used.write(used + on_disk(size))
             try:
                 return self._temporary(size)
             except OSError:
-                self._write_used(used)
+                self._used.write(used)
                 raise
 
     def _temporary(self, size: int) -> tuple[int, str]:
@@ -177,11 +170,14 @@ class DirectorySpace:
 
     def _make_room(self, wanted: int) -> int:
         """Count what is taken and, if it must be, delete blocks, longest unused first."""
+        # In this order: one that gets its name meanwhile is counted twice rather than not at all.
+        used = self._being_written()
         blocks = [_Block(s.st_mtime_ns, on_disk(s.st_size), path) for path, s in self._blocks()]
-        used = sum(block.bytes for block in blocks) + self._being_written()
+        used += sum(block.bytes for block in blocks)
         if used + wanted <= self._max_bytes:
             return used
-        goal = max(0, self._max_bytes - wanted - self._max_bytes // _SPARE)
+        spare = self._max_bytes // _SPARE // wanted * wanted
+        goal = max(0, self._max_bytes - wanted - spare)
         emptied = set()
         for block in sorted(blocks):
             if used <= goal:
@@ -217,7 +213,7 @@ class DirectorySpace:
         total = 0
         with suppress(FileNotFoundError), os.scandir(self._writing) as entries:
             for entry in entries:
-                # Renamed since: it is counted as a block or by its writer's own number.
+                # Gone: it has got its name.
                 with suppress(FileNotFoundError):
                     if not _abandoned(entry.path):
                         total += on_disk(entry.stat(follow_symlinks=False).st_size)
@@ -233,23 +229,16 @@ class DirectorySpace:
                 os.rmdir(directory)
                 os.rmdir(os.path.dirname(directory))
 
-    def _read_used(self) -> int | None:
-        data = os.pread(self._used, _USED.size, 0)
-        if len(data) != _USED.size:
-            return None
-        number, turned = _USED.unpack(data)
-        return number if number ^ turned == _ALL_BITS else None
-
-    def _write_used(self, number: int) -> None:
-        os.pwrite(self._used, _USED.pack(number, number ^ _ALL_BITS), 0)
-
 
 def _rename(temporary: str, path: Path) -> None:
-    try:
-        os.replace(temporary, path)
-    except FileNotFoundError:  # Nothing was written there yet, or all of it was deleted since.
-        make(path.parent)
-        os.replace(temporary, path)
+    for _ in range(_ATTEMPTS):
+        # Missing: nothing was written there yet, or another engine removed it as it was empty.
+        with suppress(FileNotFoundError):
+            os.replace(temporary, path)
+            return
+        with suppress(FileNotFoundError):
+            make(path.parent)
+    os.replace(temporary, path)
 
 
 def _abandoned(path: str) -> bool:

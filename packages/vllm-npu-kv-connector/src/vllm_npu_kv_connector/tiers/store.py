@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Protocol
 
-from vllm_npu_runtime.errors import NPUError
-
 from vllm_npu_kv_connector.tiers.block_format import Rejection
+from vllm_npu_runtime.errors import NPUError
 
 
 class StoreError(NPUError):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_npu_platform.checks.checkpoint import tokenizer_problems, weights_problems
+from vllm_npu_platform.checks.connector import connector_problems
 from vllm_npu_platform.checks.quantization import quantization_problems
 from vllm_npu_platform.graph.shapes import contract_of, graph_shapes
 from vllm_npu_platform.sessions import in_session
@@ -63,7 +64,7 @@ def _parallelism(config: VllmConfig, _target: Target) -> Iterator[str]:
         yield "--enable-dbo: steps are not split into micro-batches here. Leave it out."
 
 
-def _features(config: VllmConfig, _target: Target) -> Iterator[str]:
+def _features(config: VllmConfig, target: Target) -> Iterator[str]:
     model, cache = config.model_config, config.cache_config
     if config.lora_config is not None:
         yield (
@@ -72,12 +73,7 @@ def _features(config: VllmConfig, _target: Target) -> Iterator[str]:
         )
     if model is not None and model.enable_sleep_mode:
         yield "--enable-sleep-mode: not supported yet. Leave it out."
-    if config.kv_transfer_config is not None:
-        yield (
-            f"--kv-transfer-config: connector '{config.kv_transfer_config.kv_connector}' moves KV "
-            "by hooks inside the layers, which a static graph doesn't call; nothing would be "
-            "transferred. Leave it out."
-        )
+    yield from connector_problems(config, target)
     if cache.kv_offloading_size is not None:
         # vLLM makes a connector of it only after these checks.
         yield (

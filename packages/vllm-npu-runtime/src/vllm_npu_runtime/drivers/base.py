@@ -238,6 +238,16 @@ class Driver(Protocol):
             ConfigurationError: the device can't keep such a cache.
         """
 
+    def kv_block_parts(
+        self, device: str, block: KVBlock, dtype: torch.dtype, options: Mapping[str, object]
+    ) -> tuple[int, ...]:
+        """Bytes of each part of a block, for whoever moves blocks without reading them.
+
+        A layer's memory holds the first part of every block, then the second of every block, and
+        so on: a block is contiguous only where it has one part. They add up to `kv_block_bytes`;
+        arguments and errors are the same.
+        """
+
     def host_threads(self, device: str, options: Mapping[str, object]) -> int | None:
         """Threads of the host's processor that a run takes, beside PyTorch's; None: none.
 

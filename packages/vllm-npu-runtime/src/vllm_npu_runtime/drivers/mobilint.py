@@ -77,6 +77,12 @@ class MobilintDriver:
         """Refused: the runtime keeps keys and values to itself."""
         raise _sessions_only("keeps no KV blocks")
 
+    def kv_block_parts(
+        self, device: str, block: KVBlock, dtype: torch.dtype, options: Mapping[str, object]
+    ) -> tuple[int, ...]:
+        """Refused likewise."""
+        raise _sessions_only("keeps no KV blocks")
+
     def host_threads(self, device: str, options: Mapping[str, object]) -> int | None:
         """None beside PyTorch's own."""
         return None

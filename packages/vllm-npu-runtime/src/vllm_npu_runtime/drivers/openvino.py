@@ -87,11 +87,17 @@ class OpenVINODriver:
     def kv_block_bytes(
         self, device: str, block: KVBlock, dtype: torch.dtype, options: Mapping[str, object]
     ) -> int:
-        """Read from the ports of a model compiled to find out."""
+        """Those of keys and values."""
+        return sum(self.kv_block_parts(device, block, dtype, options))
+
+    def kv_block_parts(
+        self, device: str, block: KVBlock, dtype: torch.dtype, options: Mapping[str, object]
+    ) -> tuple[int, ...]:
+        """Keys and values, read from the ports of a model compiled to find out."""
         require()
         from vllm_npu_runtime.openvino.options import OpenVINOOptions
 
-        return _kv_block_bytes(device, block, dtype, OpenVINOOptions.of(options))
+        return _kv_block_parts(device, block, dtype, OpenVINOOptions.of(options))
 
     def host_threads(self, device: str, options: Mapping[str, object]) -> int | None:
         """On a CPU, one for each core unless the options say otherwise."""
@@ -221,15 +227,15 @@ def _keeps_blob(options: OpenVINOOptions, device: str) -> bool:
 
 
 @cache
-def _kv_block_bytes(
+def _kv_block_parts(
     device: str, block: KVBlock, dtype: torch.dtype, options: OpenVINOOptions
-) -> int:
+) -> tuple[int, ...]:
     from vllm_npu_runtime.openvino.config import compile_config
     from vllm_npu_runtime.openvino.devices import core
     from vllm_npu_runtime.openvino.functional import KEYS, VALUES
-    from vllm_npu_runtime.openvino.kv_cache import cache_bytes, probe
+    from vllm_npu_runtime.openvino.kv_cache import block_bytes, probe
 
     config = compile_config(device, options, dtype, block.dtype)
     compiled = core().compile_model(probe(block), device, config)
     ports = {port.get_any_name(): port for port in compiled.inputs}
-    return cache_bytes(ports[KEYS], ports[VALUES])
+    return block_bytes(ports[KEYS]), block_bytes(ports[VALUES])

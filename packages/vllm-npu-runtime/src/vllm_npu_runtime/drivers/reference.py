@@ -100,6 +100,12 @@ class ReferenceDriver:
         """Keys and values as they are."""
         return block.plain_bytes
 
+    def kv_block_parts(
+        self, device: str, block: KVBlock, dtype: torch.dtype, options: Mapping[str, object]
+    ) -> tuple[int, ...]:
+        """One: keys and values lie side by side."""
+        return (block.plain_bytes,)
+
     def host_threads(self, device: str, options: Mapping[str, object]) -> int | None:
         """None beside PyTorch's own."""
         return None

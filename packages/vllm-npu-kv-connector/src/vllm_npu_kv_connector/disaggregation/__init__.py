@@ -1,0 +1,1 @@
+"""Prefill in one engine, decode in another."""

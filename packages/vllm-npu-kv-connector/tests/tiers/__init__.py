@@ -1,0 +1,1 @@
+"""Where KV blocks lie outside the process."""

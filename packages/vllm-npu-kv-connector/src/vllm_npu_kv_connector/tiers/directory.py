@@ -81,7 +81,7 @@ class DirectoryStore:
                 "thousand times as much, or leave the tier out."
             )
         claim(self._root)
-        self._blocks = self._root / f"v{block_format.VERSION}" / identity
+        self._blocks = f"{self._root}/v{block_format.VERSION}/{identity}"
         self._space = DirectorySpace(self._root, max_bytes, self.tally, lock_timeout_s)
         self._log = LimitedLog(_logger)
         self._writes = CircuitBreaker(f"Writing to KV tier at '{self._root}'", _logger)
@@ -132,8 +132,8 @@ class DirectoryStore:
         path = self._path(key)
         try:
             with _outages(), suppress(FileNotFoundError):
-                size = path.lstat().st_size
-                path.unlink()
+                size = os.lstat(path).st_size
+                os.unlink(path)
                 self._space.forget(size)
         except StoreUnavailableError as error:
             self.tally.add(Event.UNAVAILABLE, error.outage)
@@ -153,9 +153,9 @@ class DirectoryStore:
     def close(self) -> None:
         """As of `BlockStore`."""
 
-    def _path(self, key: bytes) -> Path:
+    def _path(self, key: bytes) -> str:  # not a Path, of which a lookup would make thousands
         name = key.hex()
-        return self._blocks / name[:2] / f"{name}.kv"
+        return f"{self._blocks}/{name[:2]}/{name}.kv"
 
 
 @contextmanager
@@ -168,7 +168,7 @@ def _outages() -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def _opened(path: str) -> Iterator[int]:
     try:
         descriptor = os.open(path, _READING)
     except FileNotFoundError:

@@ -32,7 +32,7 @@ _SPARE = 20
 _ATTEMPTS = 5
 
 
-@dataclass(order=True)
+@dataclass
 class _Block:
     used_ns: int
     bytes: int
@@ -72,7 +72,7 @@ class DirectorySpace:
         self._counted = False
 
     @contextmanager
-    def writing(self, path: Path, size: int) -> Iterator[int]:
+    def writing(self, path: str, size: int) -> Iterator[int]:
         """A new file to be written, which gets its name if the caller raises nothing.
 
         Args:
@@ -179,7 +179,7 @@ class DirectorySpace:
         spare = self._max_bytes // _SPARE // wanted * wanted
         goal = max(0, self._max_bytes - wanted - spare)
         emptied = set()
-        for block in sorted(blocks):
+        for block in sorted(blocks, key=lambda block: block.used_ns):
             if used <= goal:
                 break
             try:
@@ -230,14 +230,14 @@ class DirectorySpace:
                 os.rmdir(os.path.dirname(directory))
 
 
-def _rename(temporary: str, path: Path) -> None:
+def _rename(temporary: str, path: str) -> None:
     for _ in range(_ATTEMPTS):
         # Missing: nothing was written there yet, or another engine removed it as it was empty.
         with suppress(FileNotFoundError):
             os.replace(temporary, path)
             return
         with suppress(FileNotFoundError):
-            make(path.parent)
+            make(Path(path).parent)
     os.replace(temporary, path)
 
 

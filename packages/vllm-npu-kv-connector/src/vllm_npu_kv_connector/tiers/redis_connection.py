@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -81,8 +82,8 @@ def connect(address: RedisAddress) -> redis.Redis:
     except (redis.RedisError, OSError) as error:
         raise ConfigurationError(
             f"url='{address.shown}': no usable answer ({_one_line(error)}). Start the server or "
-            "name another; for one that speaks TLS the URL begins with rediss://, and `ca_certs` "
-            "must name the certificate of who signed its own."
+            "name another. One that speaks TLS wants a URL with rediss:// (and `ca_certs`, unless "
+            "a well-known authority signed its certificate); one that doesn't, redis://."
         ) from None
     return client
 
@@ -171,6 +172,12 @@ def _options(address: RedisAddress) -> dict[str, Any]:
         raise ConfigurationError(
             f"url='{address.shown}': certfile and keyfile need each other. Set both or none."
         )
+    for name in given:
+        if not os.access(tls[name] or "", os.R_OK):
+            raise ConfigurationError(
+                f"{name}='{tls[name]}': there is no such file, or the user of the engine can't "
+                "read it. Name one with certificates in PEM format."
+            )
     options["ssl_ca_certs"] = address.ca_certs
     options["ssl_certfile"] = address.certfile
     options["ssl_keyfile"] = address.keyfile

@@ -1,0 +1,1 @@
+"""What KV outside the device saves, and what keeping it costs. `nox -s bench -- kv-offload`."""

@@ -29,14 +29,17 @@ HERE = Path(__file__).resolve().parent
 MODEL = HERE.parent / "sonnets" / "model"
 NAME = "sonnets"
 READY_SECONDS = 600
-QUESTION = "Shall I compare thee to a summer's day?"
+QUESTION = """Shall I compare thee to a summer's day?
+Thou art more lovely and more temperate:
+Rough winds do shake the darling buds of May,
+And summer's lease hath all too short a date:"""
 
 
 def transfer_config(via: str, role: str, directory: Path) -> dict[str, Any]:
     """What `--kv-transfer-config` says to the engine of one role."""
     if via == "nixl":
         return {
-            "kv_connector": "NixlConnector",
+            "kv_connector": "NPUNixlConnector",
             "kv_role": role,
             # A prompt whose KV doesn't arrive is computed, instead of failing.
             "kv_load_failure_policy": "recompute",
@@ -109,7 +112,7 @@ def ask(url: str) -> None:
     client = OpenAI(
         base_url=f"{url}/v1", api_key="none", http_client=DefaultHttpxClient(trust_env=False)
     )
-    print(f"\n> {QUESTION}")
+    print("\n> " + QUESTION.replace("\n", "\n> "))
     stream = client.chat.completions.create(
         model=NAME,
         messages=[{"role": "user", "content": QUESTION}],

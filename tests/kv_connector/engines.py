@@ -42,19 +42,31 @@ def connected(
         extra: options of the connector over the usual ones.
         options: of vLLM.
     """
+    key = repr((name, contract, life, sorted(options.items(), key=str)))
+    transfer = transfer_config(tiers, key, **(extra or {}))
+    return engines.get(name, contract, kv_transfer_config=transfer, **{**OPTIONS, **options})
+
+
+def transfer_config(tiers: tuple[dict[str, Any], ...], key: str, **extra: Any) -> Any:
+    """What `--kv-transfer-config` says.
+
+    Args:
+        tiers: behind host memory.
+        key: tells engines apart that are to have the same.
+        extra: options of the connector over the usual ones.
+    """
     from vllm.config import KVTransferConfig
 
-    given = {"cpu_bytes_to_use": "64MiB", "load": "always", **(extra or {})}
+    given = {"cpu_bytes_to_use": "64MiB", "load": "always", **extra}
     given["secondary_tiers"] = list(tiers)
     # vLLM makes an identifier up, which would make every configuration another one.
-    key = repr((name, contract, given, life, sorted(options.items(), key=str)))
-    transfer = KVTransferConfig(
+    identifier = hashlib.sha256(repr((key, given)).encode()).hexdigest()[:16]
+    return KVTransferConfig(
         kv_connector="NPUConnector",
         kv_role="kv_both",
-        engine_id=f"test-{hashlib.sha256(key.encode()).hexdigest()[:16]}",
+        engine_id=f"test-{identifier}",
         kv_connector_extra_config=given,
     )
-    return engines.get(name, contract, kv_transfer_config=transfer, **{**OPTIONS, **options})
 
 
 def disk(root: Path, **options: Any) -> dict[str, Any]:

@@ -46,6 +46,20 @@ def test_from_disk(llm: Any, tiny_model: Callable[[str], Path]) -> None:
     assert metric(llm, "vllm:kv_offload_tiering_read_bytes", tier="1:npu_fs") > before
 
 
+def test_from_a_shared_store(
+    engines: Engines, contract: str, redis_server: Any, tiny_model: Callable[[str], Path]
+) -> None:
+    """What one engine computed, another one reads."""
+    path = tiny_model("llama")
+    prompts = mixed_prompts(path, count=6, longest=300, seed=8)
+    wanted = expected(path, prompts, NEW)
+    tier = ({"type": "valkey", "url": redis_server.url},)
+    writer, reader = (connected(engines, "llama", contract, tier, life=life) for life in (0, 1))
+    assert greedy(writer, prompts, NEW) == wanted
+    forget(writer)
+    assert again(reader, prompts, NEW) == wanted
+
+
 def test_after_a_restart(
     llm: Any,
     engines: Engines,

@@ -19,7 +19,7 @@ from vllm.v1.kv_cache_interface import (
 )
 
 from vllm_npu_platform.checks.config import check_config
-from vllm_npu_platform.kv_cache import is_opaque, kv_cache_specs, kv_dtype
+from vllm_npu_platform.kv_cache import block_parts, is_opaque, kv_cache_specs, kv_dtype
 from vllm_npu_platform.target import Target
 from vllm_npu_runtime import device
 from vllm_npu_runtime.drivers.base import KVBlock
@@ -172,6 +172,28 @@ def test_an_opaque_cache_has_as_many_bytes_as_the_driver_says(
     found = bytes_of(kv_cache_specs(SPECS, config, target))
     assert found["full"] == found["window"] == 101 * BLOCK
     assert asked == [("", KVBlock(HEADS, SIZE, BLOCK, torch.uint8), torch.float32, {})] * 2
+
+
+def test_a_plain_block_has_one_part(config: Any, make_target: MakeTarget) -> None:
+    target = make_target(PLAIN)
+    spec: Any = kv_cache_specs(SPECS, config, target)["full"]
+    assert block_parts(spec, config, target) == (PLAIN_BYTES,)
+
+
+def test_an_opaque_block_has_the_parts_that_the_driver_says(
+    config: Any, make_target: MakeTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked about the block as it was before vLLM saw bytes."""
+    target, asked = make_target(OPAQUE, kv_cache_dtype="uint8"), []
+
+    def kv_block_parts(*given: object) -> tuple[int, ...]:
+        asked.append(given)
+        return 60, 40
+
+    monkeypatch.setattr(target.device.driver, "kv_block_parts", kv_block_parts)
+    spec: Any = kv_cache_specs(SPECS, config, target)["window"]
+    assert block_parts(spec, config, target) == (60, 40)
+    assert asked == [("", KVBlock(HEADS, SIZE, BLOCK, torch.uint8), torch.float32, {})]
 
 
 def test_an_opaque_cache_is_otherwise_vllms(config: Any, make_target: MakeTarget) -> None:

@@ -6,7 +6,7 @@ import os
 import tempfile
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vllm_npu_kv_connector.tiers import block_format
@@ -46,16 +46,19 @@ def _from_message(block: bytes, size: int, key: bytes = KEY, whose: bytes = WHOS
     return bytes(into)
 
 
+UNTIMED = settings(deadline=None)  # The machine may be busy.
 WAYS = pytest.mark.parametrize("read", [_from_file, _from_message])
 
 
 @WAYS
+@UNTIMED
 @given(payload=PAYLOADS, key=KEYS, whose=st.binary(min_size=32, max_size=32))
 def test_what_was_written_is_read(read, payload: bytes, key: bytes, whose: bytes) -> None:
     assert read(_block(payload, key, whose), len(payload), key, whose) == payload
 
 
 @WAYS
+@UNTIMED
 @given(payload=PAYLOADS, data=st.data())
 def test_any_flipped_bit_is_noticed(read, payload: bytes, data: st.DataObject) -> None:
     block = bytearray(_block(payload))
@@ -76,6 +79,7 @@ def test_every_bit_of_the_header_is_guarded(read) -> None:
 
 
 @WAYS
+@UNTIMED
 @given(payload=PAYLOADS, data=st.data())
 def test_a_block_cut_short_anywhere_is_truncated(read, payload: bytes, data: st.DataObject) -> None:
     block = _block(payload)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from vllm.v1.kv_offload.base import LookupResult, OffloadKey, ReqContext
 from vllm.v1.kv_offload.tiering.factory import SecondaryTierFactory
+from vllm.v1.kv_offload.tiering.fs import thread_pool
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
 from vllm_npu_kv_connector.tiers import base
@@ -190,12 +192,17 @@ def test_if_nothing_can_be_loaded_nothing_succeeded(store: Memory, tier: StoreTi
     assert (result.success, result.successful_keys) == (False, None)
 
 
-def test_a_store_that_fails_is_reported(store: Memory, tier: StoreTierManager) -> None:
+def test_a_store_that_fails_is_reported_and_logged_by_nobody_else(
+    store: Memory, tier: StoreTierManager, monkeypatch
+) -> None:
+    vllms = Mock()
+    monkeypatch.setattr(thread_pool, "logger", vllms)
     store.fails[key(1)] = StoreUnavailableError(Outage.FULL, "no room")
     tier.submit_store(job(0, {1: 0, 2: 1}, is_promotion=False))
     (result,) = finished(tier)
     assert (result.success, result.successful_keys) == (False, None)
     assert list(store.blocks) == [key(2)]
+    assert vllms.mock_calls == []
 
 
 def test_a_job_without_blocks_is_done(tier: StoreTierManager) -> None:

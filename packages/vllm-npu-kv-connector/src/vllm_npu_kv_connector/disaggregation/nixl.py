@@ -73,7 +73,7 @@ class NPUNixlWorker(NixlPullConnectorWorker):
         super().__init__(vllm_config, engine_id, self._parts.config)
         identity = identity_of(vllm_config, kv_cache_config, self.block_size)
         # Part of the hash that both ends compare before anything else.
-        self.backend_name = f"{self.backend_name}:{identity}"
+        self.backend_name: str = f"{self.attn_backends[0].get_name()}:{identity}"
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
         """Let other engines read the KV caches, part by part."""

@@ -60,12 +60,14 @@ def record(
         counts: as of `Tally.take`.
     """
     for (event, reason), count in counts.items():
-        stats.increase_counter(_NAMES[event], count, (tier, reason) if reason else (tier,))
+        # Plain text, as enumerations don't come out of another process as such.
+        labels = (tier, str(reason)) if reason else (tier,)
+        stats.increase_counter(_NAMES[event], count, labels)
 
 
 def record_nothing(stats: OffloadingConnectorStats, tier: str) -> None:
     """Make all counters of a tier be there to be seen before anything is counted."""
-    zeros = {(Event.EVICTED, ""): 0}
-    zeros |= {(Event.CORRUPT, str(reason)): 0 for reason in Rejection}
-    zeros |= {(Event.UNAVAILABLE, str(outage)): 0 for outage in Outage}
+    zeros: dict[tuple[Event, str], int] = {(Event.EVICTED, ""): 0}
+    zeros |= {(Event.CORRUPT, reason): 0 for reason in Rejection}
+    zeros |= {(Event.UNAVAILABLE, outage): 0 for outage in Outage}
     record(stats, tier, zeros)

@@ -145,8 +145,9 @@ def _options(address: RedisAddress) -> dict[str, Any]:
     options: dict[str, Any] = {
         "socket_timeout": address.timeout,
         "socket_connect_timeout": address.connect_timeout,
-        # Once more, at once: a connection that lay idle may be dead without the server being so.
-        "retry": Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+        # A circuit breaker decides when to try again. (Connections that died while they lay idle
+        # are replaced before they are used.)
+        "retry": Retry(NoBackoff(), 0),
         "socket_read_size": 1 << 18,
         "protocol": 2,
         "client_name": "vllm-npu-kv",

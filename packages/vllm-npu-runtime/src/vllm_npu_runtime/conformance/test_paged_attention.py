@@ -4,15 +4,17 @@ Unwritten slots hold garbage, blocks stand in shuffled order, and batches are pa
 test here.
 """
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
 from vllm_npu_runtime.conformance.bench import Bench
-from vllm_npu_runtime.conformance.caches import OPAQUE, new_cache
+from vllm_npu_runtime.conformance.caches import GARBAGE_BYTE, OPAQUE, new_cache
 from vllm_npu_runtime.conformance.kernels import Options, PagedKernel, Requests
 from vllm_npu_runtime.conformance.pages import GARBAGE, Geometry, Span
 from vllm_npu_runtime.device import Device
-from vllm_npu_runtime.drivers.base import Capabilities
+from vllm_npu_runtime.drivers.base import Capabilities, KVBlock
 from vllm_npu_runtime.errors import ConfigurationError, UnsupportedOperatorError
 
 
@@ -156,6 +158,29 @@ def test_shared_blocks(bench: Bench, requests: Requests) -> None:
     kernel.run(Span(0, size, size + 4), Span(1, size, size + 3))
 
 
+def test_blocks_moved_part_by_part(
+    bench: Bench, device: Device, paged: Geometry, finest: torch.dtype, capabilities: Capabilities
+) -> None:
+    """A request goes on in other blocks, to which its own were copied as connectors move KV."""
+    for kv_dtype in capabilities.kv_cache_dtypes:
+        if not kv_dtype.is_floating_point and capabilities.kv_layout != OPAQUE:
+            continue
+        try:
+            requests = make(device, paged, finest, kv_dtype)
+        except ConfigurationError:
+            continue  # That is refused in `test_cache_dtypes`.
+        requests.write(Span(0, 0, 40))
+        kernel = PagedKernel(bench, requests, Options())
+        kernel.run(Span(0, 40, 41))
+        tables = requests.blocks.tables
+        block = KVBlock(paged.groups, paged.size, paged.block_size, kv_dtype)
+        parts = device.driver.kv_block_parts(device.info.name, block, finest, {})
+        assert sum(parts) == device.driver.kv_block_bytes(device.info.name, block, finest, {})
+        _move(requests.cache, parts, tables[0], tables[1])
+        tables[0], tables[1] = tables[1], tables[0]
+        kernel.run(Span(0, 41, 42), Span(1, 0, 3))
+
+
 def test_reads_what_another_layer_wrote(bench: Bench, requests: Requests) -> None:
     """Without keys and values nothing is written: the cache has them already.
 
@@ -209,3 +234,12 @@ def _check_refused(
     cache = new_cache(device, paged, dtype, dtype)
     with pytest.raises(ConfigurationError):
         PagedKernel(bench, Requests(paged, dtype, kv_dtype, cache), Options())
+
+
+def _move(cache: torch.Tensor, parts: Sequence[int], source: list[int], target: list[int]) -> None:
+    """Copy blocks, and leave garbage where they were."""
+    flat, blocks = cache.view(torch.uint8).view(-1), len(cache)
+    for size in parts:
+        part, flat = flat[: blocks * size].view(blocks, size), flat[blocks * size :]
+        part[target] = part[source]
+        part[source] = GARBAGE_BYTE

@@ -144,7 +144,8 @@ class TestPrefillEngineKilled:
     def test_in_mid_transfer(self, engines: Pair, path: Path, policy: str) -> None:
         """It answers, is stopped so that the transfer can't end, and killed while it is under
         way."""
-        (prompt,) = clear_prompts(path, count=2, max_new_tokens=NEW, longest=500, seed=3)[1:]
+        short, prompt = clear_prompts(path, count=2, max_new_tokens=NEW, longest=500, seed=3)
+        complete(engines.proxy, short, 1)  # The two have met.
         transfer = prefilled(engines, prompt)
         family = [engines.prefill.process, *engines.prefill.process.children(recursive=True)]
         signal_all(family, signal.SIGSTOP)
@@ -161,7 +162,9 @@ class TestPrefillEngineKilled:
         finally:
             timer.join()
         assert gain(engines.decode, before, FAILED) >= 1
-        assert "transfer" in engines.decode.log.read_text()
+        log = engines.decode.log.read_text()
+        assert "NIXL_ERR_REMOTE_DISCONNECT" in log
+        assert "handshake_failed" not in log
 
     def test_the_decode_engine_serves_on(self, engines: Pair, path: Path) -> None:
         """The proxy finds nobody to prefill, and the decode engine computes prompts itself."""

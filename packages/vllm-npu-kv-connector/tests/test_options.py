@@ -54,6 +54,7 @@ def test_valkey_is_spoken_to_as_redis() -> None:
             {"secondary_tiers": [{"type": "radis"}]},
             "unknown tier type 'radis'. Did you mean 'redis'",
         ),
+        ({"secondary_tiers": [{"type": "disk"}]}, "tier type 'disk'. Did you mean 'fs'?"),
         ({"secondary_tiers": [{"root_dir": "/x"}]}, "unknown tier type None"),
         ({"secondary_tiers": [{**DISK, "max_byte": 1}]}, "Did you mean 'max_bytes'"),
         ({"secondary_tiers": [{**DISK, "max_bytes": 0}]}, "max_bytes 0: Input should be greater"),

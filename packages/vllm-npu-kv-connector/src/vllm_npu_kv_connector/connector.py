@@ -78,6 +78,8 @@ class NPUConnector(OffloadingConnector):
                 f"{index}:{tier.tier_type}": tier
                 for index, tier in enumerate(self.scheduler.manager.secondary_tiers, 1)
             }
+            for label, tier in self._tiers.items():
+                tier.metrics_label = label
             self._refusals = OffloadingConnectorStats()
             groups = self.scheduler.config.kv_group_configs
             self._arrivals = Arrivals(tuple(self._tiers.values()), groups, options.arrival_timeout)

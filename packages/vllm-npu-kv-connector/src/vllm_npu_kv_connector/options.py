@@ -55,7 +55,8 @@ class RedisOptions(_Options):
     Attributes:
         url: `redis://host:port/database`, or `rediss://` for TLS.
         username: if it isn't in the URL.
-        password: likewise; better in the variable `VLLM_NPU_KV_REDIS_PASSWORD`.
+        password: likewise; better in the variable `REDISCLI_AUTH`, which counts where neither
+            has one.
         key_prefix: of all keys.
         ttl: seconds after which a block that nobody reads is forgotten.
         connect_timeout: seconds.
@@ -83,8 +84,15 @@ class RedisOptions(_Options):
 
 
 Tier = Annotated[DirectoryOptions | RedisOptions, Field(discriminator="type")]
+_LIKE = {"disk": "fs", "directory": "fs", "file": "fs"}
+"""What else people may call them."""
 _TYPES = {"fs": DIRECTORY_TIER, "redis": REDIS_TIER, "valkey": REDIS_TIER}
-_MODELS = {"fs": DirectoryOptions, "redis": RedisOptions, "valkey": RedisOptions}
+_LOCALITIES = {DIRECTORY_TIER: "LOCAL", REDIS_TIER: "REMOTE"}
+_MODELS: dict[str, type[BaseModel]] = {
+    "fs": DirectoryOptions,
+    "redis": RedisOptions,
+    "valkey": RedisOptions,
+}
 
 
 class ConnectorOptions(_Options):
@@ -140,7 +148,8 @@ class ConnectorOptions(_Options):
         ours = {"load", "load_margin", "arrival_timeout", "secondary_tiers"}
         plain = self.model_dump(mode="json", exclude_none=True, exclude=ours)
         tiers = [
-            tier.model_dump(mode="json", exclude_none=True) | {"type": _TYPES[tier.type]}
+            tier.model_dump(mode="json", exclude_none=True)
+            | {"type": _TYPES[tier.type], "locality": _LOCALITIES[_TYPES[tier.type]]}
             for tier in self.secondary_tiers
         ]
         return plain | {"spec_name": SPEC, "npu_identity": identity, "secondary_tiers": tiers}
@@ -158,7 +167,7 @@ def _line(details: Any, given: Mapping[str, Any]) -> str:
         return f"{place}: it must be given."
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         named = value.get("type") if isinstance(value, Mapping) else value
-        hint = _hint(str(named), list(_TYPES))
+        hint = _hint(str(named), list(_TYPES), _LIKE.get(str(named)))
         return f"{place}: unknown tier type {named!r}.{hint} Known: {', '.join(_TYPES)}."
     secret = path[-1:] == ["password"] or path[-1:] == ["url"]
     shown = "" if secret or kind == "value_error" else f" {value!r}"
@@ -171,6 +180,6 @@ def _model_at(path: list[Any], given: Mapping[str, Any]) -> type[BaseModel]:
     return _MODELS[given["secondary_tiers"][path[1]]["type"]]
 
 
-def _hint(name: str, known: list[str]) -> str:
-    near = get_close_matches(name, known, n=1, cutoff=0.6)
+def _hint(name: str, known: list[str], like: str | None = None) -> str:
+    near = [like] if like is not None else get_close_matches(name, known, n=1, cutoff=0.6)
     return f" Did you mean '{near[0]}'?" if near else ""

@@ -90,6 +90,16 @@ def test_the_right_password_as_an_option_or_in_the_url(locked: RedisServer) -> N
     connect(RedisAddress(locked.url.replace("//", f"//:{IN_URL}@")))
 
 
+def test_the_right_password_in_the_variable_of_redis_cli(
+    locked: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDISCLI_AUTH", SECRET)
+    connect(RedisAddress(locked.url))
+    monkeypatch.setenv("REDISCLI_AUTH", "wrong")
+    connect(RedisAddress(locked.url, password=SECRET))
+    connect(RedisAddress(locked.url.replace("//", f"//:{IN_URL}@")))
+
+
 def test_a_user_name(server: RedisServer) -> None:
     server.client().execute_command("ACL", "SETUSER", "kv", "on", f">{SECRET}", "~*", "+@all")
     connect(RedisAddress(server.url, username="kv", password=SECRET))

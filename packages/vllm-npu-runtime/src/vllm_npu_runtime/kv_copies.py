@@ -7,6 +7,7 @@ Runs of pages that follow each other on both sides are copied at once, without t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,7 +66,7 @@ def _runs(*sides: tuple[Pages, Index]) -> Iterator[tuple[int, int]]:
         if pages.shape[1] > 1:  # rows may lie apart
             breaks |= index[1:] % pages.shape[1] == 0
     cuts = [0, *(np.flatnonzero(breaks) + 1).tolist(), length]
-    yield from zip(cuts[:-1], cuts[1:], strict=True)
+    yield from pairwise(cuts)
 
 
 def _run(pages: Pages, first: int, count: int) -> Pages:

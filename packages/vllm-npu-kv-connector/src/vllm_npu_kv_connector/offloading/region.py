@@ -12,7 +12,7 @@ class WorkerRegion(SharedOffloadRegion):
 
     def cleanup(self) -> None:
         """Unmap, and remove the name if it is still there."""
-        self._creator = self._creator and Path(self.mmap_path).exists()
+        self._creator: bool = self._creator and Path(self.mmap_path).exists()
         super().cleanup()
 
 

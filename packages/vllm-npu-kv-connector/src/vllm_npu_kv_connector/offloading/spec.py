@@ -17,7 +17,6 @@ if TYPE_CHECKING:
         CanonicalKVCaches,
         OffloadingManager,
         OffloadingMetricMetadata,
-        OffloadingWorker,
     )
     from vllm.v1.kv_offload.config import OffloadingConfig
 
@@ -34,6 +33,7 @@ class NPUOffloadingSpec(TieringOffloadingSpec):
 
     def __init__(self, config: OffloadingConfig) -> None:
         super().__init__(config)
+        self._worker: NPUOffloadingWorker | None = None
         self.identity: str = config.extra_config.get(IDENTITY, "")
         if self.num_chunks == 0:
             raise ConfigurationError(
@@ -63,7 +63,7 @@ class NPUOffloadingSpec(TieringOffloadingSpec):
         forget(self._scheduler_mmap)
         return manager
 
-    def get_worker(self, kv_caches: CanonicalKVCaches) -> OffloadingWorker:
+    def get_worker(self, kv_caches: CanonicalKVCaches) -> NPUOffloadingWorker:
         """For the worker: copies between the device and host memory.
 
         Raises:

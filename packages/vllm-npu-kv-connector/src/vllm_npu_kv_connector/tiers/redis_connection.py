@@ -24,6 +24,9 @@ _SCHEMES = {
     "valkeys": "rediss",
     "unix": "unix",
 }
+PASSWORD_VARIABLE = "REDISCLI_AUTH"
+"""Where redis-cli takes the password from, too: it shows in no list of processes."""
+
 _NOT_ALLOWED = (
     redis.AuthenticationError,
     redis.exceptions.AuthorizationError,
@@ -39,7 +42,7 @@ class RedisAddress:
         url: ``redis://``, ``rediss://`` (TLS) or ``unix://``, or ``valkey://`` and
             ``valkeys://``; with host, port and number of the database, and no query.
         username: for servers with access control lists; may stand in the URL instead.
-        password: may stand in the URL instead.
+        password: may stand in the URL instead, or in the variable `REDISCLI_AUTH`.
         ca_certs: file of certificates that the server's must go back to; the system's if None.
         certfile: file with a certificate to show to the server.
         keyfile: file with its key.
@@ -154,8 +157,8 @@ def _options(address: RedisAddress) -> dict[str, Any]:
     }
     if address.username:
         options["username"] = address.username
-    if address.password:
-        options["password"] = address.password
+    if password := address.password or os.environ.get(PASSWORD_VARIABLE):
+        options["password"] = password  # one in the URL comes first
     tls = {
         "ca_certs": address.ca_certs,
         "certfile": address.certfile,

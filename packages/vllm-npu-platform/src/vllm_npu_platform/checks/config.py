@@ -77,8 +77,8 @@ def _features(config: VllmConfig, target: Target) -> Iterator[str]:
     if cache.kv_offloading_size is not None:
         # vLLM makes a connector of it only after these checks.
         yield (
-            f"--kv-offloading-size {cache.kv_offloading_size}: not supported yet; nothing would be "
-            "offloaded. Leave it out."
+            f"--kv-offloading-size {cache.kv_offloading_size}: vLLM makes a connector for CUDA of "
+            "it. Leave it out, and use --kv-transfer-config with NPUConnector."
         )
     if (backend := config.attention_config.backend) is not None and backend.name != "CUSTOM":
         yield (

@@ -16,19 +16,18 @@ from vllm.scalar_type import scalar_types
 
 from vllm_npu_quantization import repacking
 from vllm_npu_quantization.checkpoint.awq import check_awq
-from vllm_npu_quantization.checkpoint.pending import Pending
 from vllm_npu_quantization.configs.common import (
-    ACTIVATIONS,
     group_problems,
     refuse,
     refuse_experts,
 )
+from vllm_npu_quantization.configs.weight_only import WeightOnlyConfig
 
 
-class NPUAWQConfig(AutoAWQConfig):
+class NPUAWQConfig(WeightOnlyConfig, AutoAWQConfig):
     """vLLM's config, with one linear method for every layer."""
 
-    pending: Pending | None = None
+    check = staticmethod(check_awq)
 
     @property
     def npu_weight_formats(self) -> frozenset[str]:
@@ -53,27 +52,6 @@ class NPUAWQConfig(AutoAWQConfig):
             problems.append('"zero_point": false: weights without zero points are not read.')
         refuse("AWQ", problems)
         return super().from_config(config)
-
-    @classmethod
-    def get_supported_act_dtypes(cls) -> list[torch.dtype]:
-        """As the operator takes them."""
-        return ACTIVATIONS
-
-    @classmethod
-    def get_min_capability(cls) -> int:
-        """There is no CUDA here."""
-        return -1
-
-    def maybe_update_config(
-        self, model_name: str, hf_config: Any = None, revision: str | None = None
-    ) -> None:
-        """Check the checkpoint's files, then find which layers aren't quantized.
-
-        Raises:
-            ConfigurationError: all that is wrong with them, at once.
-        """
-        self.pending = Pending(check_awq, self, model_name, revision)
-        super().maybe_update_config(model_name, hf_config, revision)
 
     def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> Any:
         """The method of a linear layer or LM head; None for layers that aren't quantized."""
@@ -128,8 +106,7 @@ class NPUAWQLinearMethod(BaseAWQLinearMethod):
         Raises:
             ConfigurationError: the checkpoint was fetched only now, and is wrong.
         """
-        if (pending := self.quant_config.pending) is not None:
-            pending.finish()
+        self.quant_config.finish_check()
         zero_points = repacking.awq_codes(layer.qzeros.data).t().contiguous()
         _replace(layer, "qweight", repacking.awq_weight(layer.qweight.data))
         _replace(layer, "scales", layer.scales.data.t().contiguous())

@@ -20,15 +20,14 @@ from vllm.model_executor.layers.quantization.compressed_tensors.schemes import (
 )
 
 from vllm_npu_quantization.checkpoint.compressed_tensors import check_compressed_tensors
-from vllm_npu_quantization.checkpoint.pending import Pending
 from vllm_npu_quantization.configs.common import (
-    ACTIVATIONS,
     bits_problems,
     group_problems,
     refuse,
     refuse_experts,
 )
 from vllm_npu_quantization.configs.int_quantized import IntQuantizedScheme
+from vllm_npu_quantization.configs.weight_only import WeightOnlyConfig
 from vllm_npu_runtime.errors import ConfigurationError
 from vllm_npu_runtime.ops.packing import format_name
 
@@ -36,10 +35,10 @@ PACKED, PLAIN = "pack-quantized", ("int-quantized", "naive-quantized")
 METHOD = "compressed-tensors"
 
 
-class NPUCompressedTensorsConfig(CompressedTensorsConfig):
+class NPUCompressedTensorsConfig(WeightOnlyConfig, CompressedTensorsConfig):
     """vLLM's config, with schemes of the operator alone, int-quantized weights among them."""
 
-    pending: Pending | None = None
+    check = staticmethod(check_compressed_tensors)
 
     @property
     def npu_weight_formats(self) -> frozenset[str]:
@@ -82,26 +81,6 @@ class NPUCompressedTensorsConfig(CompressedTensorsConfig):
             for group in config.get("config_groups", {}).values()
             for target in group["targets"]
         }
-
-    def get_supported_act_dtypes(self) -> list[torch.dtype]:
-        """As the operator takes them."""
-        return ACTIVATIONS
-
-    @classmethod
-    def get_min_capability(cls) -> int:
-        """There is no CUDA here."""
-        return -1
-
-    def maybe_update_config(
-        self, model_name: str, hf_config: Any = None, revision: str | None = None
-    ) -> None:
-        """Check the checkpoint's files.
-
-        Raises:
-            ConfigurationError: all that is wrong with them, at once.
-        """
-        self.pending = Pending(check_compressed_tensors, self, model_name, revision)
-        super().maybe_update_config(model_name, hf_config, revision)
 
     def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> Any:
         """As the base's.
@@ -148,8 +127,7 @@ class NPUCompressedTensorsLinearMethod(CompressedTensorsLinearMethod):
         Raises:
             ConfigurationError: the checkpoint was fetched only now, and is wrong.
         """
-        if (pending := self.quantization_config.pending) is not None:
-            pending.finish()
+        self.quantization_config.finish_check()
         super().process_weights_after_loading(layer)
 
 

@@ -10,20 +10,19 @@ from vllm.model_executor.layers.quantization.auto_gptq import AutoGPTQConfig, Au
 from vllm.model_executor.layers.quantization.utils.gptq_utils import get_linear_quant_method
 
 from vllm_npu_quantization.checkpoint.gptq import check_gptq
-from vllm_npu_quantization.checkpoint.pending import Pending
 from vllm_npu_quantization.configs.common import (
-    ACTIVATIONS,
     bits_problems,
     group_problems,
     refuse,
     refuse_experts,
 )
+from vllm_npu_quantization.configs.weight_only import WeightOnlyConfig
 
 
-class NPUGPTQConfig(AutoGPTQConfig):
+class NPUGPTQConfig(WeightOnlyConfig, AutoGPTQConfig):
     """vLLM's config, without its demand for Marlin."""
 
-    pending: Pending | None = None
+    check = staticmethod(check_gptq)
 
     @property
     def npu_weight_formats(self) -> frozenset[str]:
@@ -48,27 +47,6 @@ class NPUGPTQConfig(AutoGPTQConfig):
         refuse("GPTQ", problems)
         return super().from_config(config)
 
-    @classmethod
-    def get_supported_act_dtypes(cls) -> list[torch.dtype]:
-        """As the operator takes them."""
-        return ACTIVATIONS
-
-    @classmethod
-    def get_min_capability(cls) -> int:
-        """There is no CUDA here."""
-        return -1
-
-    def maybe_update_config(
-        self, model_name: str, hf_config: Any = None, revision: str | None = None
-    ) -> None:
-        """Check the checkpoint's files, then find which layers are quantized.
-
-        Raises:
-            ConfigurationError: all that is wrong with them, at once.
-        """
-        self.pending = Pending(check_gptq, self, model_name, revision)
-        super().maybe_update_config(model_name, hf_config, revision)
-
     def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> Any:
         """The method of a linear layer or LM head; None for layers that aren't quantized."""
         if isinstance(layer, RoutedExperts):
@@ -91,6 +69,5 @@ class NPUGPTQLinearMethod(AutoGPTQLinearMethod):
         Raises:
             ConfigurationError: the checkpoint was fetched only now, and is wrong.
         """
-        if (pending := self.quant_config.pending) is not None:
-            pending.finish()
+        self.quant_config.finish_check()
         super().process_weights_after_loading(layer)

@@ -107,13 +107,15 @@ class NPUConnector(OffloadingConnector):
         decision = self._policy.decide(self._tiers)
         for name, tier in self._tiers.items():
             tier.loads = name in decision.tiers
-            if decision.host and not tier.loads:
+        if not decision.host:
+            self._refusals.increase_counter(RECOMPUTED)
+            with _not_reading(request):
+                return super().get_num_new_matched_tokens(request, num_computed_tokens)
+        matched = super().get_num_new_matched_tokens(request, num_computed_tokens)
+        if matched[0] is not None:  # else vLLM asks again
+            for name in self._tiers.keys() - decision.tiers:
                 self._refusals.increase_counter(SKIPPED_TIER, 1, (name,))
-        if decision.host:
-            return super().get_num_new_matched_tokens(request, num_computed_tokens)
-        self._refusals.increase_counter(RECOMPUTED)
-        with _not_reading(request):
-            return super().get_num_new_matched_tokens(request, num_computed_tokens)
+        return matched
 
     def request_finished(
         self, request: Request, block_ids: list[int]

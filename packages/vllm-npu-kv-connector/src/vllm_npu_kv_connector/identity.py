@@ -24,8 +24,18 @@ if TYPE_CHECKING:
 
 _SECTION = "npu"
 _PLATFORM = "vllm_npu_platform"
-# They change neither KV nor its layout.
-_IRRELEVANT = {"strict", "warm_up", "run_timeout"}
+# They change neither KV nor its layout: how steps are cut, which engines that prefill and engines
+# that decode want different.
+_IRRELEVANT = {
+    "strict",
+    "warm_up",
+    "run_timeout",
+    "token_bucket",
+    "decode_batch_bucket",
+    "prefill_chunk_bucket",
+    "prefill_chunk_size",
+    "dynamic_tokens",
+}
 
 
 def identity_of(config: VllmConfig, kv_cache: KVCacheConfig, tokens_per_chunk: int) -> str:

@@ -18,10 +18,10 @@ from vllm.distributed.kv_transfer.kv_connector.v1.offloading_connector import Of
 
 from vllm_npu_kv_connector.checks import checked
 from vllm_npu_kv_connector.disaggregation.arrivals import Arrivals, answer
-from vllm_npu_kv_connector.disaggregation.parts import split_caches, split_config
 from vllm_npu_kv_connector.identity import identity_of
 from vllm_npu_kv_connector.names import RECOMPUTED, SKIPPED_TIER
 from vllm_npu_kv_connector.offloading.transport import StepMetadata, StepReport
+from vllm_npu_kv_connector.parts import split_caches, split_config
 from vllm_npu_kv_connector.policy.measurements import Measurements
 from vllm_npu_kv_connector.policy.policy import LoadPolicy
 

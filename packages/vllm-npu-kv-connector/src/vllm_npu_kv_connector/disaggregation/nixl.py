@@ -19,8 +19,8 @@ from vllm.distributed.kv_transfer.kv_connector.v1.nixl import (
 )
 
 from vllm_npu_kv_connector.disaggregation.checks import check_nixl
-from vllm_npu_kv_connector.disaggregation.parts import split_caches, split_config
 from vllm_npu_kv_connector.identity import identity_of
+from vllm_npu_kv_connector.parts import split_caches, split_config
 
 if TYPE_CHECKING:
     import torch

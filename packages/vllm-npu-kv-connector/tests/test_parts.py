@@ -15,7 +15,7 @@ from vllm.v1.kv_cache_interface import (
     UniformTypeKVCacheSpecs,
 )
 
-from vllm_npu_kv_connector.disaggregation.parts import split_caches, split_config
+from vllm_npu_kv_connector.parts import split_caches, split_config
 from vllm_npu_runtime.errors import ConfigurationError
 
 BLOCKS, TOKENS = 5, 4

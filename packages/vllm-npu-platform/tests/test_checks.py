@@ -142,7 +142,7 @@ REFUSED = [
     ("model_config.enable_sleep_mode", True, "--enable-sleep-mode"),
     (
         "kv_transfer_config",
-        KVTransferConfig("ExampleConnector", kv_role="kv_both"),
+        KVTransferConfig("ExampleConnector", engine_id="one", kv_role="kv_both"),
         "relies on hooks",
     ),
     ("ec_transfer_config", SimpleNamespace(), "--ec-transfer-config"),

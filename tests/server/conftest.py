@@ -31,7 +31,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo(tiny_model: Callable[[str], Path], logs: Path) -> Iterator[Server]:
+def graphs_demo(tiny_model: Callable[[str], Path], logs: Path) -> Iterator[Server]:
     """The tiny Llama as model `demo`, with at most 512 tokens a request."""
     model = tiny_model("llama")
     # A model this small would fill what a schema leaves open with blanks.
@@ -50,9 +50,9 @@ def demo(tiny_model: Callable[[str], Path], logs: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def graphs_demo(demo: Server) -> Server:
-    """`demo`, for a file that has a fixture of that name of its own."""
-    return demo
+def demo(graphs_demo: Server) -> Server:
+    """The server that most files ask; a file may have others in its place."""
+    return graphs_demo
 
 
 @pytest.fixture(scope="session")

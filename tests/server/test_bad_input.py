@@ -220,7 +220,7 @@ BAD = {
     "sleep mode": Bad(arguments=("--enable-sleep-mode",), words=("Sleep mode is not supported",)),
     "KV connector": Bad(
         arguments=("--kv-transfer-config", json.dumps(CONNECTOR)),
-        words=("--kv-transfer-config", "'ExampleConnector'", "Leave it out"),
+        words=("--kv-transfer-config", "'ExampleConnector'", "Use NPUConnector"),
     ),
     "KV offloading": Bad(
         arguments=("--kv-offloading-size", "1"), words=("--kv-offloading-size 1", "Leave it out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -54,7 +55,8 @@ def test_one_part_is_left_as_it_is(parts_of: Any) -> None:
     assert split_caches(caches, parts) == caches
 
 
-def test_a_platform_that_tells_nothing() -> None:
+def test_a_platform_that_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm_npu_kv_connector.parts.current_platform", SimpleNamespace())
     config = config_of(FullAttentionSpec(**FULL), "a")
     parts = split_config(config, None)  # type: ignore[arg-type]
     assert parts.sizes == {"a": (80,)}

@@ -23,7 +23,7 @@ from vllm_npu_kv_connector.tiers.store import (
 from .blocks import BLOCK, MODEL, OTHER_MODEL, content, key, space
 from .redis_server import RedisServer
 
-PAUSE = 0.8
+PAUSE = 2.0
 
 
 def open_store(

@@ -52,14 +52,13 @@ class Target:
     @classmethod
     def of_environment(cls) -> Target:
         """The environment's device, for questions that come before there is a configuration."""
-        return _of_environment()
+        return _of_variable(os.environ.get(VARIABLE))
 
 
 @cache
-def _of_environment() -> Target:
+def _of_variable(value: str | None) -> Target:
     # No more than the device: other variables may fit only what comes with the configuration.
-    given = {name: text for name, text in os.environ.items() if name == VARIABLE}
-    settings = Settings.load({}, given)
+    settings = Settings.load({}, {VARIABLE: value} if value is not None else {})
     return Target(settings, _find(settings.device))
 
 

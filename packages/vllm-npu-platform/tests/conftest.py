@@ -91,6 +91,7 @@ def make_config() -> Callable[..., Any]:
         soft_cap: float | None = None,
     ) -> Any:
         return SimpleNamespace(
+            load_config=SimpleNamespace(load_format="auto"),
             scheduler_config=SimpleNamespace(
                 max_num_batched_tokens=tokens,
                 max_num_seqs=requests,

@@ -82,11 +82,22 @@ def _model(config: VllmConfig, model: ModelConfig) -> dict[str, Any]:
     load_format = config.load_config.load_format
     return {
         "weights": fingerprint(Path(model.model)) or [model.model, model.revision, commit],
-        "config": model.hf_config.to_dict(),
+        "config": _architecture(model.hf_config.to_dict()),
         "dtype": str(model.dtype),
         "quantization": model.quantization,
         # Weights that are made up differ by their seed.
         "dummy": [load_format, model.seed] if load_format == "dummy" else None,
+    }
+
+
+def _architecture(config: Any) -> Any:
+    """A configuration without where it lies and who wrote it."""
+    if not isinstance(config, dict):
+        return config
+    return {
+        name: _architecture(value)
+        for name, value in config.items()
+        if not name.startswith("_") and name != "transformers_version"
     }
 
 

@@ -23,7 +23,7 @@ from vllm_npu_kv_connector.tiers.store import (
 from .blocks import BLOCK, MODEL, OTHER_MODEL, content, key, space
 from .redis_server import RedisServer
 
-PAUSE = 2.0
+PAUSE = 0.8
 
 
 def open_store(
@@ -190,7 +190,7 @@ def test_threads_share_a_store(store: RedisStore) -> None:
 def test_a_server_that_was_killed_costs_blocks_until_it_is_back(
     server: RedisServer, store: RedisStore, caplog
 ) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="vllm.npu")
     store.write(key(1), content(1))
     server.kill()
     assert store.contains([key(1)]) == [False]

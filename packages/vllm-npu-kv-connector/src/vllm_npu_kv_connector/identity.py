@@ -95,9 +95,9 @@ def _architecture(config: Any) -> Any:
     if not isinstance(config, dict):
         return config
     return {
-        name: _architecture(value)
+        str(name): _architecture(value)
         for name, value in config.items()
-        if not name.startswith("_") and name != "transformers_version"
+        if not str(name).startswith("_") and name != "transformers_version"
     }
 
 

@@ -42,8 +42,9 @@ def test_what_is_measured_decides(
     prompts = mixed_prompts(path, count=4, longest=300, seed=21)
     wanted = expected(path, prompts, NEW)
     assert greedy(llm, prompts, NEW) == wanted
-    forget(llm, host=True)
-    assert greedy(llm, prompts, NEW) == wanted
+    for _ in range(2):
+        forget(llm, host=True)
+        assert greedy(llm, prompts, NEW) == wanted
     costs = policy_of(llm).costs
     assert min(costs.compute.value, costs.host.value, costs.tier("1:npu_fs").value) > 0
 

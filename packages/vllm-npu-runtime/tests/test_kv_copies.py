@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_npu_runtime.kv_copies import copy_pages, pages_of
+from vllm_npu_runtime.kv_copies import PageCopies, pages_of
 
 
 def numbered(rows: int, length: int, gap: int = 0) -> torch.Tensor:
     """Bytes that tell where they lie, in rows that may lie apart."""
     whole = torch.arange(rows * (length + gap)).remainder(251).sub(125).to(torch.int8)
     return whole.view(rows, length + gap)[:, :length]
+
+
+def copy(*arguments: Any) -> None:
+    copies = PageCopies()
+    copies.add(*arguments)
+    copies.make()
 
 
 @st.composite
@@ -39,7 +47,7 @@ def test_every_page_arrives_and_nothing_else_changes(
         wanted[row, inside * 6 : inside * 6 + 6] = device[block]
     pages = pages_of(host[:, : per_row * 6], 6)
     index = (np.array(on_device, dtype=np.int64), np.array(on_host, dtype=np.int64))
-    copy_pages(pages_of(device, 6), index[0], pages, index[1])
+    copy(pages_of(device, 6), index[0], pages, index[1])
     assert torch.equal(host, wanted)
 
 
@@ -47,9 +55,9 @@ def test_back_and_forth() -> None:
     device = numbered(8, 12)
     before, host = device.clone(), pages_of(torch.zeros(4, 24, dtype=torch.int8), 12)
     blocks, places = np.array([7, 2, 3, 0]), np.array([1, 2, 3, 6])
-    copy_pages(pages_of(device, 12), blocks, host, places)
+    copy(pages_of(device, 12), blocks, host, places)
     device[blocks] = 0
-    copy_pages(host, places, pages_of(device, 12), blocks)
+    copy(host, places, pages_of(device, 12), blocks)
     assert torch.equal(device, before)
 
 

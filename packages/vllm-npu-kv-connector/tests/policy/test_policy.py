@@ -13,6 +13,7 @@ def policy(compute: float | None, host: float | None, disk: float | None) -> Loa
     ways = {made.costs.compute: compute, made.costs.host: host, made.costs.tier(DISK): disk}
     for average, seconds in ways.items():
         if seconds is not None:
+            average.add(9.0, 100)  # the first is left out
             average.add(seconds, 100)
     return made
 
@@ -20,6 +21,14 @@ def policy(compute: float | None, host: float | None, disk: float | None) -> Loa
 def test_what_was_not_measured_is_tried() -> None:
     assert policy(None, None, None).decide([DISK]) == Decision(True, frozenset({DISK}))
     assert policy(1.0, 0.1, None).decide([DISK]) == Decision(True, frozenset({DISK}))
+
+
+def test_the_first_measurement_is_left_out() -> None:
+    made = LoadPolicy(LoadMode.AUTO, margin=0.9)
+    made.costs.compute.add(1.0, 100)
+    made.costs.host.add(5.0, 100)
+    assert made.costs.host.value is made.costs.compute.value is None
+    assert made.decide([]).host
 
 
 def test_the_faster_way_wins() -> None:
@@ -54,6 +63,7 @@ def test_new_measurements_change_the_decision() -> None:
 def test_forced_on_and_off() -> None:
     for mode, wanted in ((LoadMode.ALWAYS, True), (LoadMode.NEVER, False)):
         forced = LoadPolicy(mode, margin=0.9)
-        forced.costs.compute.add(1.0, 100)
-        forced.costs.host.add(5.0 if wanted else 0.1, 100)
+        for _ in range(2):
+            forced.costs.compute.add(1.0, 100)
+            forced.costs.host.add(5.0 if wanted else 0.1, 100)
         assert forced.decide([DISK]) == Decision(wanted, frozenset({DISK} if wanted else ()))

@@ -1,7 +1,8 @@
 """Copies of KV pages between two memories that the host sees.
 
 A page is what one block of tokens takes in one layer's cache, in whatever layout the driver has.
-Runs of pages that follow each other on both sides are copied at once, without the GIL.
+Runs of pages that follow each other on both sides are copied as one, and all copies are made in
+one call, without the GIL: a thread that gave it up for each would wait for it as often.
 """
 
 from __future__ import annotations
@@ -11,16 +12,15 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    import torch
 
-    Pages = npt.NDArray[np.uint8]
     Index = npt.NDArray[np.int64]
 
 
-def pages_of(tensor: torch.Tensor, size: int) -> Pages:
+def pages_of(tensor: torch.Tensor, size: int) -> torch.Tensor:
     """A tensor's memory as pages.
 
     Args:
@@ -28,7 +28,7 @@ def pages_of(tensor: torch.Tensor, size: int) -> Pages:
         size: of a page, in bytes; a row holds a whole number of them.
 
     Returns:
-        uint8 `[rows, pages in a row, size]`, the same memory.
+        int8 `[rows, pages in a row, size]`, the same memory.
 
     Raises:
         ValueError: a row isn't so many whole pages.
@@ -36,26 +36,43 @@ def pages_of(tensor: torch.Tensor, size: int) -> Pages:
     rows, length = tensor.shape
     if length % size:
         raise ValueError(f"A row of {length} bytes holds no whole number of pages of {size}.")
-    flat = tensor.detach().numpy().view(np.uint8)
-    shape, strides = (rows, length // size, size), (flat.strides[0], size, 1)
-    return np.lib.stride_tricks.as_strided(flat, shape, strides)
+    return tensor.as_strided((rows, length // size, size), (tensor.stride(0), size, 1))
 
 
-def copy_pages(source: Pages, source_index: Index, target: Pages, target_index: Index) -> None:
-    """Copy pages, in the order of the indices.
+class PageCopies:
+    """Copies that are collected, and then made together."""
 
-    Args:
-        source: `[rows, pages in a row, size]`.
-        source_index: int64 `[N]`, pages counted through all rows.
-        target: likewise, with pages of the same size.
-        target_index: int64 `[N]`.
-    """
-    for begin, end in _runs((source, source_index), (target, target_index)):
-        count = end - begin
-        _run(target, target_index[begin], count)[...] = _run(source, source_index[begin], count)
+    def __init__(self) -> None:
+        self._targets: list[torch.Tensor] = []
+        self._sources: list[torch.Tensor] = []
+
+    def add(
+        self,
+        source: torch.Tensor,
+        source_index: Index,
+        target: torch.Tensor,
+        target_index: Index,
+    ) -> None:
+        """Copy pages, in the order of the indices.
+
+        Args:
+            source: `[rows, pages in a row, size]`.
+            source_index: int64 `[N]`, pages counted through all rows.
+            target: likewise, with pages of the same size.
+            target_index: int64 `[N]`.
+        """
+        for begin, end in _runs((source, source_index), (target, target_index)):
+            count = end - begin
+            self._targets.append(_run(target, int(target_index[begin]), count))
+            self._sources.append(_run(source, int(source_index[begin]), count))
+
+    def make(self) -> None:
+        """Make all copies."""
+        if self._targets:
+            torch._foreach_copy_(self._targets, self._sources)
 
 
-def _runs(*sides: tuple[Pages, Index]) -> Iterator[tuple[int, int]]:
+def _runs(*sides: tuple[torch.Tensor, Index]) -> Iterator[tuple[int, int]]:
     """Where pages lie one after the other on every side, as far as one view reaches."""
     length = len(sides[0][1])
     if length == 0:
@@ -69,9 +86,9 @@ def _runs(*sides: tuple[Pages, Index]) -> Iterator[tuple[int, int]]:
     yield from pairwise(cuts)
 
 
-def _run(pages: Pages, first: int, count: int) -> Pages:
+def _run(pages: torch.Tensor, first: int, count: int) -> torch.Tensor:
     per_row = pages.shape[1]
     if per_row == 1:
         return pages[first : first + count, 0]
-    row, inside = divmod(int(first), per_row)
+    row, inside = divmod(first, per_row)
     return pages[row, inside : inside + count]

@@ -18,10 +18,11 @@ from vllm.v1.kv_offload.base import (
     TransferResult,
 )
 
-from vllm_npu_runtime.kv_copies import copy_pages, pages_of
+from vllm_npu_runtime.kv_copies import PageCopies, pages_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    import torch
     from vllm.v1.kv_offload.cpu.shared_offload_region import SharedOffloadRegion
 
 
@@ -30,12 +31,12 @@ class _Pages:
     """One tensor's pages on both sides.
 
     Attributes:
-        device: uint8 `[blocks, 1, page bytes]`.
-        host: uint8 `[chunks, blocks in a chunk, page bytes]`, in the region.
+        device: int8 `[blocks, 1, page bytes]`.
+        host: int8 `[chunks, blocks in a chunk, page bytes]`, in the region.
     """
 
-    device: npt.NDArray[np.uint8]
-    host: npt.NDArray[np.uint8]
+    device: torch.Tensor
+    host: torch.Tensor
 
 
 class NPUOffloadingWorker(OffloadingWorker):
@@ -105,15 +106,16 @@ class NPUOffloadingWorker(OffloadingWorker):
         self, job_id: int, device: GPULoadStoreSpec, host: LoadStoreSpec, store: bool
     ) -> TransferResult:
         begun = time.perf_counter()
-        copied = 0
+        copies, copied = PageCopies(), 0
         for refs, blocks, slots in self._matched(device, host):
             for pages, size in refs:
                 on_device, on_host = pages.device[..., :size], pages.host[..., :size]
                 if store:
-                    copy_pages(on_device, blocks, on_host, slots)
+                    copies.add(on_device, blocks, on_host, slots)
                 else:
-                    copy_pages(on_host, slots, on_device, blocks)
+                    copies.add(on_host, slots, on_device, blocks)
                 copied += size * len(blocks)
+        copies.make()
         return TransferResult(job_id, True, copied, time.perf_counter() - begun)
 
     def _matched(

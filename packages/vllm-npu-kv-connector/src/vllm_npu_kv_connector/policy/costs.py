@@ -10,16 +10,22 @@ _ALPHA = 0.3
 class Average:
     """Seconds per token, the newest measurement counting most.
 
+    The first measurement is left out: it is of memory that nobody has touched yet.
+
     Attributes:
-        value: None before anything was measured.
+        value: None before there are two measurements.
     """
 
     def __init__(self) -> None:
         self.value: float | None = None
+        self._warm = False
 
     def add(self, seconds: float, tokens: float) -> None:
         """Take in that so many tokens took so many seconds."""
         if tokens <= 0 or seconds < 0:
+            return
+        if not self._warm:
+            self._warm = True
             return
         new = seconds / tokens
         self.value = new if self.value is None else self.value + _ALPHA * (new - self.value)

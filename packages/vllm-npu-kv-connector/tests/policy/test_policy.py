@@ -60,6 +60,13 @@ def test_new_measurements_change_the_decision() -> None:
     assert changing.decide([]).host
 
 
+def test_a_measurement_of_few_tokens_counts_little() -> None:
+    steady = policy(1.0, 0.5, None)
+    steady.costs.compute.add(1.0, 2)
+    assert steady.costs.compute.value is not None
+    assert steady.costs.compute.value < 0.012
+
+
 def test_forced_on_and_off() -> None:
     for mode, wanted in ((LoadMode.ALWAYS, True), (LoadMode.NEVER, False)):
         forced = LoadPolicy(mode, margin=0.9)

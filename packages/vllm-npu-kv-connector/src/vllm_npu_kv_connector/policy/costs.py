@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 _ALPHA = 0.3
+_WHOLE = 256
+"""Tokens of a measurement that counts in full: a step of few tokens tells little of a prompt's."""
 
 
 class Average:
@@ -28,7 +30,8 @@ class Average:
             self._warm = True
             return
         new = seconds / tokens
-        self.value = new if self.value is None else self.value + _ALPHA * (new - self.value)
+        weight = _ALPHA * min(1.0, tokens / _WHOLE)
+        self.value = new if self.value is None else self.value + weight * (new - self.value)
 
 
 @dataclass

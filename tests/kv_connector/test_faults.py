@@ -13,6 +13,7 @@ import pytest
 from tests.asking import ask, expected, greedy, tokens_of
 from tests.kv_connector.engines import connected, disk, forget, metric
 from tests.prompts import mixed_prompts
+from vllm_npu_runtime.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from tests.conftest import Engines
@@ -155,6 +156,21 @@ def test_a_checkpoint_trained_further_reads_nothing_of_the_old_one(
     outputs = ask(other, prompts, NEW)
     assert tokens_of(outputs) == expected(changed, prompts, NEW)
     assert not any(output.num_cached_tokens for output in outputs)
+
+
+def test_weights_are_not_reloaded_under_kv_of_the_old_ones(
+    llm: Any, tiny_model: Callable[[str], Path]
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"NPUConnector.*Start the engine anew"):
+        llm.collective_rpc("reload_weights", kwargs={"weights_path": str(tiny_model("llama"))})
+
+
+def test_a_start_that_fails_leaves_no_memory_behind(engines: Engines) -> None:
+    before = set(Path("/dev/shm").glob("vllm_offload_*"))
+    nobody = {"type": "redis", "url": "redis://127.0.0.1:1/0"}
+    with pytest.raises(ConfigurationError, match="no usable answer"):
+        connected(engines, "llama", "paged", (nobody,))
+    assert set(Path("/dev/shm").glob("vllm_offload_*")) <= before
 
 
 @pytest.fixture

@@ -77,8 +77,9 @@ def test_what_changes_no_block(
         lambda config: setattr(config.cache_config, "prefix_caching_hash_algo", "xxhash"),
         lambda config: setattr(config.parallel_config, "tensor_parallel_size", 2),
         setting("kv_contract", "gather"),
+        lambda config: config.additional_config.update(npu_quantization={"lm_head": True}),
     ],
-    ids=["dtype", "quantization", "rope", "KV dtype", "hash", "parallel layout", "setting"],
+    ids=["dtype", "quantization", "rope", "KV dtype", "hash", "parallel", "setting", "plugin"],
 )
 def test_what_changes_every_block(
     changed: Callable[..., str], change: Callable[[Any], object]

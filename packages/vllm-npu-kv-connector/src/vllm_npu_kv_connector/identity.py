@@ -58,6 +58,7 @@ def identity_of(config: VllmConfig, kv_cache: KVCacheConfig, tokens_per_chunk: i
         "model": _model(config, config.model_config),
         "draft": _model(config, draft) if draft is not None else None,
         "device": _device(config),
+        "additional": _others(config),
         "hash": cache.prefix_caching_hash_algo,
         "cache_dtype": cache.cache_dtype,
         "layout": cache.kv_cache_layout,
@@ -88,6 +89,14 @@ def _model(config: VllmConfig, model: ModelConfig) -> dict[str, Any]:
         # Weights that are made up differ by their seed.
         "dummy": [load_format, model.seed] if load_format == "dummy" else None,
     }
+
+
+def _others(config: VllmConfig) -> Any:
+    """Settings of other plugins, as of those that change weights while they load them."""
+    given = config.additional_config
+    if not isinstance(given, dict):
+        return repr(given)
+    return {name: section for name, section in given.items() if name != _SECTION}
 
 
 def _architecture(config: Any) -> Any:

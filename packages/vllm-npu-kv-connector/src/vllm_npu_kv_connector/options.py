@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from vllm_npu_kv_connector.names import DIRECTORY_TIER, REDIS_TIER, SPEC
+from vllm_npu_kv_connector.names import DIRECTORY_TIER, IDENTITY, REDIS_TIER, SPEC
 from vllm_npu_kv_connector.policy.policy import LoadMode
 from vllm_npu_runtime.errors import ConfigurationError
 
@@ -152,7 +152,7 @@ class ConnectorOptions(_Options):
             | {"type": _TYPES[tier.type], "locality": _LOCALITIES[_TYPES[tier.type]]}
             for tier in self.secondary_tiers
         ]
-        return plain | {"spec_name": SPEC, "npu_identity": identity, "secondary_tiers": tiers}
+        return plain | {"spec_name": SPEC, IDENTITY: identity, "secondary_tiers": tiers}
 
 
 def _line(details: Any, given: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ from vllm_npu_platform.kv_cache import kv_cache_specs
 from vllm_npu_platform.sampling.generators import GeneratorStates
 from vllm_npu_platform.sampling.greedy import argmax
 from vllm_npu_platform.sessions import in_session
+from vllm_npu_runtime.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -136,7 +137,17 @@ class NPUModelRunner(CPUModelRunner):
             return super()._bookkeeping_sync(*args, **kwargs)
 
     def reload_weights(self, *args: Any, **kwargs: Any) -> None:
-        """Load weights anew; graphs use the new ones from the next step on."""
+        """Load weights anew; graphs use the new ones from the next step on.
+
+        Raises:
+            ConfigurationError: a connector may bring KV of the old ones back.
+        """
+        if (transfer := self.vllm_config.kv_transfer_config) is not None:
+            raise ConfigurationError(
+                f"Weights can't be reloaded with connector '{transfer.kv_connector}': KV of the "
+                "old ones, which it keeps outside the device, would be taken for the new ones'. "
+                "Start the engine anew with the new weights."
+            )
         super().reload_weights(*args, **kwargs)
         for executor in (self.executor, self.draft_executor):
             if executor is not None:

@@ -1,14 +1,26 @@
-"""The host tier's memory, shared by the scheduler's process and the worker's."""
+"""The host tier's memory, shared by the scheduler's process and the worker's.
+
+vLLM gives it a name in /dev/shm, by which the scheduler's process finds it. A name that stays
+keeps gigabytes when its engine is gone, so it goes as soon as both have the memory, and with the
+worker's process if it doesn't come to that.
+"""
 
 from __future__ import annotations
 
+from multiprocessing.util import Finalize
 from pathlib import Path
+from typing import Any
 
 from vllm.v1.kv_offload.cpu.shared_offload_region import SharedOffloadRegion
 
 
 class WorkerRegion(SharedOffloadRegion):
-    """vLLM's region, whose name in the file system may be gone before it is closed."""
+    """vLLM's region, whose name may be gone before it is closed, and never stays after."""
+
+    def __init__(self, engine_id: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(engine_id, *args, **kwargs)
+        if self._creator:
+            Finalize(self, forget, args=(engine_id,), exitpriority=0)
 
     def cleanup(self) -> None:
         """Unmap, and remove the name if it is still there."""
@@ -16,12 +28,6 @@ class WorkerRegion(SharedOffloadRegion):
         super().cleanup()
 
 
-def forget(region: SharedOffloadRegion | None) -> None:
-    """Remove the region's name once all have mapped it.
-
-    The memory then goes with its last process, however that ends; else an engine that is killed
-    leaves gigabytes behind in /dev/shm. The scheduler's process is the last to map it: if it was
-    the first, others are still to come.
-    """
-    if region is not None and not region._creator:
-        Path(region.mmap_path).unlink(missing_ok=True)
+def forget(engine_id: str) -> None:
+    """Remove the name of an engine's region, if it is there; who has the memory keeps it."""
+    Path(f"/dev/shm/vllm_offload_{engine_id}.mmap").unlink(missing_ok=True)  # as vLLM names it

@@ -49,7 +49,7 @@ class NPUOffloadingSpec(TieringOffloadingSpec):
         """vLLM's own, and how often the load policy preferred to compute."""
         return super().build_metric_definitions(extra_config) | {
             RECOMPUTED: OffloadingCounterMetadata(
-                documentation="Requests computed because loading any prefix was measured slower.",
+                documentation="Requests computed as loading was measured slower, or is off.",
             ),
             SKIPPED_TIER: OffloadingCounterMetadata(
                 documentation="Requests that skipped a tier measured slower than computing.",
@@ -58,10 +58,11 @@ class NPUOffloadingSpec(TieringOffloadingSpec):
         }
 
     def get_manager(self) -> OffloadingManager:
-        """For the scheduler: which blocks lie where."""
-        manager = super().get_manager()
-        forget(self._scheduler_mmap)
-        return manager
+        """For the scheduler: which blocks lie where. Workers have the host tier's memory by now."""
+        try:
+            return super().get_manager()
+        finally:
+            forget(self._engine_id)
 
     def get_worker(self, kv_caches: CanonicalKVCaches) -> NPUOffloadingWorker:
         """For the worker: copies between the device and host memory.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from vllm.v1.kv_offload.tiering.backpressure import BackpressureDetector
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
@@ -35,9 +35,7 @@ class DirectoryTier(StoreTierManager):
         *,
         root_dir: str,
         max_bytes: int,
-        n_read_threads: int = 2,
-        n_write_threads: int = 1,
-        locality: str | None = "LOCAL",
+        **common: Any,
     ) -> None:
         """As vLLM calls it; options as of `DirectoryStore` and `StoreTierManager`.
 
@@ -55,10 +53,8 @@ class DirectoryTier(StoreTierManager):
             primary_kv_view,
             tier_type,
             store,
-            n_read_threads=n_read_threads,
-            n_write_threads=n_write_threads,
-            locality=locality,
             backpressure_detector=backpressure_detector,
+            **common,
         )
 
 
@@ -85,9 +81,7 @@ class RedisTier(StoreTierManager):
         timeout: float = 2.0,
         key_prefix: str = "vllm-npu",
         ttl: int | None = None,
-        n_read_threads: int = 2,
-        n_write_threads: int = 1,
-        locality: str | None = "REMOTE",
+        **common: Any,
     ) -> None:
         """As vLLM calls it; options as of `RedisAddress`, `RedisStore` and `StoreTierManager`.
 
@@ -116,10 +110,8 @@ class RedisTier(StoreTierManager):
             primary_kv_view,
             tier_type,
             store,
-            n_read_threads=n_read_threads,
-            n_write_threads=n_write_threads,
-            locality=locality,
             backpressure_detector=backpressure_detector,
+            **common,
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import tempfile
@@ -81,13 +82,21 @@ def main() -> int:
     parser.add_argument("--device", default="openvino:CPU", help="default: %(default)s")
     parser.add_argument("--no-page", action="store_true", help="print only")
     given = parser.parse_args()
+    os.environ |= {
+        "VLLM_NPU_DEVICE": given.device,
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "OMP_WAIT_POLICY": "passive",
+        "HF_HUB_OFFLINE": "1",
+    }
     shape = SHAPES["350m"]
     checkpoint, prompts = ensure(shape), Prompts(shape.vocabulary)
     with tempfile.TemporaryDirectory(dir=ROOT / ".cache") as directory:
         disk = {"type": "fs", "root_dir": directory, "max_bytes": "4GiB"}
         connector = {"cpu_bytes_to_use": "1GiB", "secondary_tiers": [disk]}
-        engines = {"with": Engine(checkpoint, given.device, connector, **OPTIONS)}
-        engines["without"] = Engine(checkpoint, given.device, None, **OPTIONS)
+        engines = {
+            "with": Engine(checkpoint, connector, **OPTIONS),
+            "without": Engine(checkpoint, None, **OPTIONS),
+        }
         for engine in engines.values():
             engine.ask([prompts.some(PROMPT) for _ in range(BATCH)], NEW)
         engines["with"].forget()

@@ -67,7 +67,7 @@ class NPUOffloadingWorker(OffloadingWorker):
             for refs in kv_caches.group_data_refs
         ]
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="npu-kv-copies")
-        self._running: dict[int, Future[TransferResult]] = {}
+        self._running: dict[int, Future[tuple[TransferResult, PageCopies]]] = {}
 
     def submit_store(
         self, job_id: int, src_spec: GPULoadStoreSpec, dst_spec: LoadStoreSpec
@@ -88,7 +88,9 @@ class NPUOffloadingWorker(OffloadingWorker):
             Exception: what a copy raised, as vLLM has no way to go on without its blocks.
         """
         done = [job for job, running in self._running.items() if running.done()]
-        return [self._running.pop(job).result() for job in done]
+        # The copies' thousands of views end here: in their own thread each would give up the GIL,
+        # and wait for this one to give it back.
+        return [self._running.pop(job).result()[0] for job in done]
 
     def wait(self, job_ids: set[int]) -> None:
         """Until these transfers have ended; `get_finished` still tells of them."""
@@ -104,7 +106,7 @@ class NPUOffloadingWorker(OffloadingWorker):
 
     def _run(
         self, job_id: int, device: GPULoadStoreSpec, host: LoadStoreSpec, store: bool
-    ) -> TransferResult:
+    ) -> tuple[TransferResult, PageCopies]:
         begun = time.perf_counter()
         copies, copied = PageCopies(), 0
         for refs, blocks, slots in self._matched(device, host):
@@ -116,7 +118,7 @@ class NPUOffloadingWorker(OffloadingWorker):
                     copies.add(on_host, slots, on_device, blocks)
                 copied += size * len(blocks)
         copies.make()
-        return TransferResult(job_id, True, copied, time.perf_counter() - begun)
+        return TransferResult(job_id, True, copied, time.perf_counter() - begun), copies
 
     def _matched(
         self, device: GPULoadStoreSpec, host: LoadStoreSpec

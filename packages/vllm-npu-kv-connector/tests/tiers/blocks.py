@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-BLOCK = 10_000  # bytes: three pages with its header
-ON_DISK = 3 * 4096
+BLOCK = 10_000  # bytes: four pages with its header
+ON_DISK = 4 * 4096
 MODEL = "ab" * 32
 OTHER_MODEL = "cd" * 32
 

@@ -38,6 +38,10 @@ class _Pages:
     device: torch.Tensor
     host: torch.Tensor
 
+    def up_to(self, size: int) -> _Pages:
+        """The first bytes of each page, which is what a group of layers uses of it."""
+        return _Pages(self.device[..., :size], self.host[..., :size])
+
 
 class NPUOffloadingWorker(OffloadingWorker):
     """Runs transfers in the order in which they are submitted.
@@ -57,13 +61,13 @@ class NPUOffloadingWorker(OffloadingWorker):
     ) -> None:
         self._blocks_per_chunk = blocks_per_chunk
         self._region = region
-        self._pages = []
+        pages = []
         for each in kv_caches.tensors:
             size = each.page_size_bytes
             host = region.create_next_worker_view(size * blocks_per_chunk)
-            self._pages.append(_Pages(pages_of(each.tensor, size), pages_of(host, size)))
+            pages.append(_Pages(pages_of(each.tensor, size), pages_of(host, size)))
         self._groups = [
-            [(self._pages[ref.tensor_idx], ref.page_size_bytes) for ref in refs]
+            [pages[ref.tensor_idx].up_to(ref.page_size_bytes) for ref in refs]
             for refs in kv_caches.group_data_refs
         ]
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="npu-kv-copies")
@@ -101,7 +105,7 @@ class NPUOffloadingWorker(OffloadingWorker):
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._running.clear()
         # They hold the region's memory.
-        self._groups, self._pages = [], []
+        self._groups = []
         self._region.cleanup()
 
     def _run(
@@ -110,19 +114,18 @@ class NPUOffloadingWorker(OffloadingWorker):
         begun = time.perf_counter()
         copies, copied = PageCopies(), 0
         for refs, blocks, slots in self._matched(device, host):
-            for pages, size in refs:
-                on_device, on_host = pages.device[..., :size], pages.host[..., :size]
+            for pages in refs:
                 if store:
-                    copies.add(on_device, blocks, on_host, slots)
+                    copies.add(pages.device, blocks, pages.host, slots)
                 else:
-                    copies.add(on_host, slots, on_device, blocks)
-                copied += size * len(blocks)
+                    copies.add(pages.host, slots, pages.device, blocks)
+                copied += pages.device.shape[-1] * len(blocks)
         copies.make()
         return TransferResult(job_id, True, copied, time.perf_counter() - begun), copies
 
     def _matched(
         self, device: GPULoadStoreSpec, host: LoadStoreSpec
-    ) -> Iterator[tuple[list[tuple[_Pages, int]], npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    ) -> Iterator[tuple[list[_Pages], npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
         """Each group's pages, its blocks on the device, and their places in the host tier.
 
         A group's first block may lie in the middle of a chunk, and its last one too.

@@ -23,13 +23,13 @@ from vllm.v1.kv_offload.base import (
     RequestOffloadingContext,
     ScheduleEndContext,
 )
-from vllm.v1.kv_offload.tiering.async_lookup import AsyncLookupManager
 from vllm.v1.kv_offload.tiering.backpressure import BackpressureDetector
 from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager, TransferJob
 from vllm.v1.kv_offload.tiering.fs.thread_pool import DualQueueThreadPool
 
 from vllm_npu_kv_connector.tiers import metrics
 from vllm_npu_kv_connector.tiers.jobs import Job
+from vllm_npu_kv_connector.tiers.lookups import Lookups
 from vllm_npu_kv_connector.tiers.limited_log import LimitedLog
 from vllm_npu_kv_connector.tiers.store import BlockStore, StoreError
 
@@ -39,15 +39,6 @@ _logger = logging.getLogger("vllm.npu")
 _TOUCH_EVERY_S = 5.0
 # What is still to be stored as the engine ends is worth this much waiting.
 _LAST_STORES_S = 3.0
-
-
-class _Lookups(AsyncLookupManager):
-    def __init__(self, tier_type: str, store: BlockStore) -> None:
-        super().__init__(tier_type)
-        self._store = store
-
-    def batch_lookup(self, keys: list[OffloadKey], req_context: ReqContext) -> Iterable[bool]:
-        return self._store.contains(keys)
 
 
 class StoreTierManager(SecondaryTierManager):
@@ -101,14 +92,14 @@ class StoreTierManager(SecondaryTierManager):
         self._stats_begun = False
         self._kept_bytes: int | None = None
         self._pool = DualQueueThreadPool(n_read_threads, n_write_threads, f"vllm_kv_{tier_type}")
-        self._lookups = _Lookups(tier_type, store)
+        self._lookups = Lookups(tier_type, store)
 
     def on_new_request(self, req_context: ReqContext) -> RequestOffloadingContext:
         """As of vLLM: blocks are stored as they come."""
         return RequestOffloadingContext()
 
     def lookup(self, key: OffloadKey, req_context: ReqContext) -> LookupResult:
-        """As of vLLM: the first time always to be asked again, once the store has answered."""
+        """As of vLLM; to be asked again where the store takes its time."""
         if not self.loads:
             return LookupResult.MISS
         found = self._lookups.lookup(key, req_context)

@@ -14,11 +14,13 @@ offset bytes field
 24     32    identity: digest of all that the bytes depend on but tokens
 56     64    key, filled up with zeros: digest of the tokens and the group of layers
 120    16    XXH3 (128 bits) of the fields above and the payload
+136    3960  zeros, so that the payload starts at a page, as direct I/O of files needs it
 ====== ===== ==========================================================================
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 from enum import StrEnum
@@ -32,7 +34,8 @@ IDENTITY_BYTES = 32
 
 _FIELDS = struct.Struct(f"<8sIHHQ{IDENTITY_BYTES}s{LONGEST_KEY}s")
 _CHECKSUM_BYTES = 16
-HEADER_BYTES = _FIELDS.size + _CHECKSUM_BYTES
+HEADER_BYTES = 4096
+_PADDING = bytes(HEADER_BYTES - _FIELDS.size - _CHECKSUM_BYTES)
 
 
 class Rejection(StrEnum):
@@ -88,7 +91,7 @@ def header_of(identity: bytes, key: bytes, payload: memoryview) -> bytes:
     if not 0 < len(key) <= LONGEST_KEY:
         raise ValueError(f"a key has 1 to {LONGEST_KEY} bytes, not {len(key)}")
     fields = _FIELDS.pack(MAGIC, VERSION, len(key), 0, payload.nbytes, identity, key)
-    return fields + _checksum(fields, payload)
+    return fields + _checksum(fields, payload) + _PADDING
 
 
 def check(
@@ -123,19 +126,22 @@ def check(
     if found != HEADER_BYTES + length:
         short = found < HEADER_BYTES + length
         raise BlockRejectedError(Rejection.TRUNCATED if short else Rejection.WRONG_SIZE)
-    if header[_FIELDS.size : HEADER_BYTES] != _checksum(fields, payload):
+    if header[_FIELDS.size : HEADER_BYTES] != _checksum(fields, payload) + _PADDING:
         raise BlockRejectedError(Rejection.BAD_CHECKSUM)
 
 
 def write_to(descriptor: int, identity: bytes, key: bytes, payload: memoryview) -> int:
     """Write a block to a file, from where it lies; bytes written.
 
+    With direct I/O, if the payload starts at a page and is of whole pages.
+
     Raises:
         OSError: it can't be written whole.
     """
-    header = header_of(identity, key, payload)
+    header = mmap.mmap(-1, HEADER_BYTES)  # which starts at a page
+    header[:] = header_of(identity, key, payload)
     pieces = [memoryview(header), payload]
-    total = left = len(header) + payload.nbytes
+    total = left = HEADER_BYTES + payload.nbytes
     while left:
         written = os.writev(descriptor, pieces)
         left -= written
@@ -144,7 +150,7 @@ def write_to(descriptor: int, identity: bytes, key: bytes, payload: memoryview) 
 
 
 def read_from(descriptor: int, identity: bytes, key: bytes, into: memoryview) -> None:
-    """Read a block from a file to where it shall lie.
+    """Read a block from a file to where it shall lie; with direct I/O as of `write_to`.
 
     Args:
         descriptor: the file, at its start.
@@ -156,17 +162,17 @@ def read_from(descriptor: int, identity: bytes, key: bytes, into: memoryview) ->
         BlockRejectedError: the file isn't that block.
         OSError: it can't be read.
     """
-    header = bytearray(HEADER_BYTES)
-    more = bytearray(1)  # so that a file which is too long is noticed
-    pieces = [memoryview(header), into, memoryview(more)]
-    found = 0
-    while pieces:
+    header = memoryview(mmap.mmap(-1, HEADER_BYTES))
+    pieces, found = [header, into], 0
+    size = os.fstat(descriptor).st_size
+    # No read at the end of a file that was cut within a page: with direct I/O that is an error.
+    while pieces and found < size:
         count = os.readv(descriptor, pieces)
         if not count:
             break
         found += count
         pieces = _after(pieces, count)
-    check(memoryview(header), identity, key, into, found)
+    check(header, identity, key, into, found if pieces else max(found, size))
 
 
 def unpack(block: bytes, identity: bytes, key: bytes, into: memoryview) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
+import mmap
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import numpy as np
+from vllm.v1.kv_offload.tiering.fs.io import O_DIRECT, probe_o_direct
 
 from vllm_npu_kv_connector.tiers import block_format
 from vllm_npu_kv_connector.tiers.block_format import HEADER_BYTES, BlockRejectedError
@@ -44,8 +49,12 @@ class DirectoryStore:
     The limit holds for all that lies under the root: every identity's blocks, of every engine.
     Blocks that weren't used for longest go first; a file's time of change is its last use.
     Files are written under another name and renamed. They aren't flushed to the disk, as their
-    checksum tells one that a loss of power cut short.
+    checksum tells one that a loss of power cut short. Where the file system can, reads and writes
+    go around its page cache: what is worth memory is in the host tier, and filling pages takes
+    the cores more time than all else.
     """
+
+    at_hand = True
 
     def __init__(
         self,
@@ -81,6 +90,7 @@ class DirectoryStore:
                 "thousand times as much, or leave the tier out."
             )
         claim(self._root)
+        self._direct = block_bytes % mmap.PAGESIZE == 0 and probe_o_direct(str(self._root))
         self._blocks = f"{self._root}/v{block_format.VERSION}/{identity}"
         self._space = DirectorySpace(self._root, max_bytes, self.tally, lock_timeout_s)
         self._log = LimitedLog(_logger)
@@ -95,6 +105,7 @@ class DirectoryStore:
         path = self._path(key)
         try:
             with _outages(), _opened(path) as descriptor:
+                self._go_direct(descriptor, into)
                 block_format.read_from(descriptor, self._identity, key, into)
                 with suppress(OSError):  # A block that may not be touched is as good.
                     os.utime(descriptor)
@@ -122,6 +133,7 @@ class DirectoryStore:
                 _outages(),
                 self._space.writing(path, self._file_bytes) as descriptor,
             ):
+                self._go_direct(descriptor, payload)
                 return block_format.write_to(descriptor, self._identity, key, payload)
         except StoreUnavailableError as error:
             self.tally.add(Event.UNAVAILABLE, error.outage)
@@ -152,6 +164,12 @@ class DirectoryStore:
 
     def close(self) -> None:
         """As of `BlockStore`."""
+
+    def _go_direct(self, descriptor: int, memory: memoryview) -> None:
+        """Leave the page cache out, where memory starts at a page."""
+        if self._direct and np.frombuffer(memory, np.uint8).ctypes.data % mmap.PAGESIZE == 0:
+            flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | O_DIRECT)
 
     def _path(self, key: bytes) -> str:  # not a Path, of which a lookup would make thousands
         name = key.hex()

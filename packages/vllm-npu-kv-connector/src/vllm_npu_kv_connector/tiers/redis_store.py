@@ -44,6 +44,8 @@ class RedisStore:
     seconds, longer each time; what it would have had are misses.
     """
 
+    at_hand = False
+
     def __init__(
         self,
         address: RedisAddress,

@@ -98,10 +98,12 @@ class BlockStore(Protocol):
 
     Attributes:
         block_bytes: of every block.
+        at_hand: whether `contains` mostly takes microseconds.
         tally: what happened.
     """
 
     block_bytes: int
+    at_hand: bool
     tally: Tally
 
     def contains(self, keys: Sequence[bytes]) -> list[bool]:

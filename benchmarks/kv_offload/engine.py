@@ -39,9 +39,7 @@ class Engine:
         """Seconds, and greedy tokens."""
         from vllm import SamplingParams
 
-        params = SamplingParams(
-            temperature=0, max_tokens=new, ignore_eos=True, detokenize=False
-        )
+        params = SamplingParams(temperature=0, max_tokens=new, ignore_eos=True, detokenize=False)
         inputs: list[Any] = [{"prompt_token_ids": prompt} for prompt in prompts]
         # What earlier requests left for the system to write isn't this one's time.
         os.sync()

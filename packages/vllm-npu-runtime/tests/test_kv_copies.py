@@ -19,9 +19,9 @@ def numbered(rows: int, length: int, gap: int = 0) -> torch.Tensor:
     return whole.view(rows, length + gap)[:, :length]
 
 
-def copy(*arguments: Any) -> None:
+def copy(source: torch.Tensor, sources: Any, target: torch.Tensor, targets: Any) -> None:
     copies = PageCopies()
-    copies.add(*arguments)
+    copies.add([source], sources, [target], targets)
     copies.make()
 
 
@@ -59,6 +59,25 @@ def test_back_and_forth() -> None:
     device[blocks] = 0
     copy(host, places, pages_of(device, 12), blocks)
     assert torch.equal(device, before)
+
+
+def test_tensors_with_pages_of_different_sizes_at_once() -> None:
+    devices = [numbered(8, 12), numbered(8, 20).flip(0)]
+    hosts = [torch.zeros(4, 24, dtype=torch.int8), torch.zeros(4, 40, dtype=torch.int8)]
+    blocks, places = np.array([7, 2, 3, 0]), np.array([1, 2, 3, 6])
+    copies = PageCopies()
+    pages = [pages_of(device, device.shape[1]) for device in devices]
+    copies.add(pages, blocks, [pages_of(host, host.shape[1] // 2) for host in hosts], places)
+    copies.make()
+    for device, host in zip(devices, hosts, strict=True):
+        assert torch.equal(host.view(8, -1)[places], device[blocks])
+        assert not host.view(8, -1)[[0, 4, 5, 7]].any()
+
+
+def test_of_no_tensors_nothing_is_copied() -> None:
+    copies = PageCopies()
+    copies.add([], np.array([1]), [], np.array([1]))
+    copies.make()
 
 
 def test_rows_of_no_whole_number_of_pages() -> None:

@@ -7,7 +7,7 @@ one call, without the GIL: a thread that gave it up for each would wait for it a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -48,23 +48,28 @@ class PageCopies:
 
     def add(
         self,
-        source: torch.Tensor,
+        sources: Sequence[torch.Tensor],
         source_index: Index,
-        target: torch.Tensor,
+        targets: Sequence[torch.Tensor],
         target_index: Index,
     ) -> None:
-        """Copy pages, in the order of the indices.
+        """Copy the same pages of several tensors, in the order of the indices.
 
         Args:
-            source: `[rows, pages in a row, size]`.
+            sources: each `[rows, pages in a row, size]`; as many pages in a row in all of them.
             source_index: int64 `[N]`, pages counted through all rows.
-            target: likewise, with pages of the same size.
+            targets: one for each source, with pages of its size; else likewise.
             target_index: int64 `[N]`.
         """
-        for begin, end in _runs((source, source_index), (target, target_index)):
+        if not sources:
+            return
+        # Found once for all layers: there are dozens.
+        source_row, target_row = sources[0].shape[1], targets[0].shape[1]
+        for begin, end in _runs((source_row, source_index), (target_row, target_index)):
             count = end - begin
-            self._targets.append(_run(target, int(target_index[begin]), count))
-            self._sources.append(_run(source, int(source_index[begin]), count))
+            at_source, at_target = int(source_index[begin]), int(target_index[begin])
+            self._sources += [_run(pages, at_source, count) for pages in sources]
+            self._targets += [_run(pages, at_target, count) for pages in targets]
 
     def make(self) -> None:
         """Make all copies."""
@@ -72,16 +77,20 @@ class PageCopies:
             torch._foreach_copy_(self._targets, self._sources)
 
 
-def _runs(*sides: tuple[torch.Tensor, Index]) -> Iterator[tuple[int, int]]:
-    """Where pages lie one after the other on every side, as far as one view reaches."""
+def _runs(*sides: tuple[int, Index]) -> Iterator[tuple[int, int]]:
+    """Where pages lie one after the other on every side, as far as one view reaches.
+
+    Args:
+        sides: pages in a row, and int64 `[N]`, pages counted through all rows.
+    """
     length = len(sides[0][1])
     if length == 0:
         return
     breaks = np.zeros(length - 1, dtype=bool)
-    for pages, index in sides:
+    for per_row, index in sides:
         breaks |= np.diff(index) != 1
-        if pages.shape[1] > 1:  # rows may lie apart
-            breaks |= index[1:] % pages.shape[1] == 0
+        if per_row > 1:  # rows may lie apart
+            breaks |= index[1:] % per_row == 0
     cuts = [0, *(np.flatnonzero(breaks) + 1).tolist(), length]
     yield from pairwise(cuts)
 

@@ -27,20 +27,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Pages:
-    """One tensor's pages on both sides.
+class _Group:
+    """A group of layers' pages on both sides.
 
     Attributes:
-        device: int8 `[blocks, 1, page bytes]`.
-        host: int8 `[chunks, blocks in a chunk, page bytes]`, in the region.
+        device: each int8 `[blocks, 1, page bytes]`.
+        host: each int8 `[chunks, blocks in a chunk, page bytes]`, in the region.
+        bytes: of a block, all pages together.
     """
 
-    device: torch.Tensor
-    host: torch.Tensor
-
-    def up_to(self, size: int) -> _Pages:
-        """The first bytes of each page, which is what a group of layers uses of it."""
-        return _Pages(self.device[..., :size], self.host[..., :size])
+    device: list[torch.Tensor]
+    host: list[torch.Tensor]
+    bytes: int
 
 
 class NPUOffloadingWorker(OffloadingWorker):
@@ -65,9 +63,13 @@ class NPUOffloadingWorker(OffloadingWorker):
         for each in kv_caches.tensors:
             size = each.page_size_bytes
             host = region.create_next_worker_view(size * blocks_per_chunk)
-            pages.append(_Pages(pages_of(each.tensor, size), pages_of(host, size)))
+            pages.append((pages_of(each.tensor, size), pages_of(host, size)))
         self._groups = [
-            [pages[ref.tensor_idx].up_to(ref.page_size_bytes) for ref in refs]
+            _Group(
+                [pages[ref.tensor_idx][0][..., : ref.page_size_bytes] for ref in refs],
+                [pages[ref.tensor_idx][1][..., : ref.page_size_bytes] for ref in refs],
+                sum(ref.page_size_bytes for ref in refs),
+            )
             for refs in kv_caches.group_data_refs
         ]
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="npu-kv-copies")
@@ -113,20 +115,19 @@ class NPUOffloadingWorker(OffloadingWorker):
     ) -> tuple[TransferResult, PageCopies]:
         begun = time.perf_counter()
         copies, copied = PageCopies(), 0
-        for refs, blocks, slots in self._matched(device, host):
-            for pages in refs:
-                if store:
-                    copies.add(pages.device, blocks, pages.host, slots)
-                else:
-                    copies.add(pages.host, slots, pages.device, blocks)
-                copied += pages.device.shape[-1] * len(blocks)
+        for group, blocks, slots in self._matched(device, host):
+            if store:
+                copies.add(group.device, blocks, group.host, slots)
+            else:
+                copies.add(group.host, slots, group.device, blocks)
+            copied += group.bytes * len(blocks)
         copies.make()
         return TransferResult(job_id, True, copied, time.perf_counter() - begun), copies
 
     def _matched(
         self, device: GPULoadStoreSpec, host: LoadStoreSpec
-    ) -> Iterator[tuple[list[_Pages], npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-        """Each group's pages, its blocks on the device, and their places in the host tier.
+    ) -> Iterator[tuple[_Group, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+        """Each group, its blocks on the device, and their places in the host tier.
 
         A group's first block may lie in the middle of a chunk, and its last one too.
         """
@@ -134,13 +135,13 @@ class NPUOffloadingWorker(OffloadingWorker):
         per_chunk = self._blocks_per_chunk
         first_block = first_chunk = 0
         sizes, indices = device.group_sizes, device.block_indices
-        for refs, count, index in zip(self._groups, sizes, indices, strict=True):
+        for group, count, index in zip(self._groups, sizes, indices, strict=True):
             if count == 0:
                 continue
             skipped = index % per_chunk
             positions = np.arange(skipped, skipped + count)
             chunks = host.block_ids[first_chunk:].astype(np.int64)
             slots = chunks[positions // per_chunk] * per_chunk + positions % per_chunk
-            yield refs, device.block_ids[first_block : first_block + count].astype(np.int64), slots
+            yield group, device.block_ids[first_block : first_block + count].astype(np.int64), slots
             first_block += count
             first_chunk += -(-(skipped + count) // per_chunk)

@@ -29,8 +29,8 @@ from vllm.v1.kv_offload.tiering.fs.thread_pool import DualQueueThreadPool
 
 from vllm_npu_kv_connector.tiers import metrics
 from vllm_npu_kv_connector.tiers.jobs import Job
-from vllm_npu_kv_connector.tiers.lookups import Lookups
 from vllm_npu_kv_connector.tiers.limited_log import LimitedLog
+from vllm_npu_kv_connector.tiers.lookups import Lookups
 from vllm_npu_kv_connector.tiers.store import BlockStore, StoreError
 
 _logger = logging.getLogger("vllm.npu")

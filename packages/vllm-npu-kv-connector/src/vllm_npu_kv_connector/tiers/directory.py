@@ -167,7 +167,8 @@ class DirectoryStore:
 
     def _go_direct(self, descriptor: int, memory: memoryview) -> None:
         """Leave the page cache out, where memory starts at a page."""
-        if self._direct and np.frombuffer(memory, np.uint8).ctypes.data % mmap.PAGESIZE == 0:
+        address, _ = np.frombuffer(memory, np.uint8).__array_interface__["data"]
+        if self._direct and address % mmap.PAGESIZE == 0:
             flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
             fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | O_DIRECT)
 

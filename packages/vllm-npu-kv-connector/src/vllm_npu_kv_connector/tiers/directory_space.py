@@ -13,12 +13,11 @@ import logging
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from vllm_npu_kv_connector.tiers.private_directory import make
 from vllm_npu_kv_connector.tiers.store import Event, Outage, StoreUnavailableError, Tally
@@ -30,6 +29,7 @@ _PAGE = 4096
 # Of the limit, freed beyond what is needed, so that files aren't counted for each write.
 _SPARE = 20
 _ATTEMPTS = 5
+_POLL_S = 0.005
 
 
 @dataclass
@@ -67,7 +67,7 @@ class DirectorySpace:
         self._timeout_s = lock_timeout_s
         # Threads wait here, where they are woken; for other processes' turn they must poll.
         self._turn = threading.Lock()
-        self._file_lock = FileLock(root / "lock", mode=0o600, poll_interval=0.005)
+        self._lock_path = f"{root}/lock"
         self._used = UsedBytes(root / "used")
         self._counted = False
 
@@ -123,16 +123,27 @@ class DirectorySpace:
         if not self._turn.acquire(timeout=self._timeout_s):
             raise self._locked()
         try:
+            # For each block: a lock of the filelock package takes as long as writing one.
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            descriptor = os.open(self._lock_path, flags, 0o600)
             try:
-                self._file_lock.acquire(timeout=self._timeout_s)
-            except Timeout:
-                raise self._locked() from None
-            try:
+                self._wait_for(descriptor)
                 yield
             finally:
-                self._file_lock.release()
+                os.close(descriptor)  # which lets go of it
         finally:
             self._turn.release()
+
+    def _wait_for(self, descriptor: int) -> None:
+        until = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise self._locked() from None
+                time.sleep(_POLL_S)
 
     def _locked(self) -> StoreUnavailableError:
         return StoreUnavailableError(

@@ -88,8 +88,11 @@ class NPUCompressedTensorsConfig(WeightOnlyConfig, CompressedTensorsConfig):
         Raises:
             ConfigurationError: quantized experts or embeddings.
         """
-        if isinstance(layer, RoutedExperts) and self.get_scheme_dict(layer, prefix):
-            refuse_experts(METHOD, prefix)
+        if isinstance(layer, RoutedExperts):
+            # As vLLM finds their scheme: by the name of a product of the first expert.
+            self._add_fused_moe_to_target_scheme_map()
+            if self.get_scheme_dict(layer, f"{prefix}.0.{layer.ckpt_gate_proj_name}"):
+                refuse_experts(METHOD, prefix)
         method = super().get_quant_method(layer, prefix)
         if isinstance(method, CompressedTensorsEmbeddingWNA16Int):
             raise ConfigurationError(

@@ -53,5 +53,5 @@ def test_quantized_embeddings() -> None:
     given["config_groups"]["group_0"]["targets"] = ["Linear", "Embedding"]
     config = NPUCompressedTensorsConfig.from_config(given)
     layer = bare(VocabParallelEmbedding)
-    with pytest.raises(ConfigurationError, match="'model.embed_tokens': quantized embeddings"):
+    with pytest.raises(ConfigurationError, match=r"'model\.embed_tokens': quantized embeddings"):
         config.get_quant_method(layer, "model.embed_tokens")

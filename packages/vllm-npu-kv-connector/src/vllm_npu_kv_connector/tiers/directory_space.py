@@ -120,9 +120,8 @@ class DirectorySpace:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        if not self._turn.acquire(timeout=self._timeout_s):
-            raise self._locked()
-        try:
+        # Another thread has it for as long as it waits for other engines, or makes room.
+        with self._turn:
             # For each block: a lock of the filelock package takes as long as writing one.
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             descriptor = os.open(self._lock_path, flags, 0o600)
@@ -131,8 +130,6 @@ class DirectorySpace:
                 yield
             finally:
                 os.close(descriptor)  # which lets go of it
-        finally:
-            self._turn.release()
 
     def _wait_for(self, descriptor: int) -> None:
         until = time.monotonic() + self._timeout_s
@@ -142,13 +139,11 @@ class DirectorySpace:
                 return
             except BlockingIOError:
                 if time.monotonic() > until:
-                    raise self._locked() from None
+                    raise StoreUnavailableError(
+                        Outage.LOCKED,
+                        f"another engine holds '{self._lock_path}' for over {self._timeout_s} s",
+                    ) from None
                 time.sleep(_POLL_S)
-
-    def _locked(self) -> StoreUnavailableError:
-        return StoreUnavailableError(
-            Outage.LOCKED, f"another engine holds '{self._root}/lock' for over {self._timeout_s} s"
-        )
 
     def _begin(self, size: int) -> tuple[int, str]:
         make(self._writing)  # Somebody may have deleted it, or all of the root.

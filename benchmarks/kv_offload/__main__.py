@@ -104,7 +104,7 @@ def main() -> int:
             "circumstances": circumstances(),
             "device": given.device,
             "first_token": first_tokens(engines["with"], prompts, given.prefix, given.rounds),
-            "throughput": throughput(engines, prompts, 2 * given.rounds),
+            "throughput": throughput(engines, prompts, 4 * given.rounds),
         }
         for engine in engines.values():
             engine.close()

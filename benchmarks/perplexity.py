@@ -1,4 +1,4 @@
-"""Perplexity of a model with its weights as they are, and quantized on load.
+"""Perplexity of a model with its weights as they are, quantized, and with rounded activations.
 
 `python -m benchmarks.perplexity` measures the demo model on the sonnets that it has never seen, on
 OpenVINO's CPU device, each variant in a process of its own, and prints the table of
@@ -14,12 +14,39 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "sonnets"
 HELD_OUT = 8
 """Sonnets at the end, which the model wasn't trained on."""
-VARIANTS = ("none", "npu_w8a16", "npu_w4a16")
+ROUNDED: dict[str, Any] = {
+    "kv_cache_dtype": "uint8",
+    "driver_options": {"dynamic_quantization": 32},
+}
+# Activations are rounded in runs of at most 16 tokens, so texts are read in such runs.
+IN_SHORT_RUNS = {"max_num_batched_tokens": 16}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "npu_w8a16": {"quantization": "npu_w8a16"},
+    "npu_w4a16": {"quantization": "npu_w4a16"},
+    "w8a8": {
+        "quantization": "npu_w8a16",
+        "additional_config": {"npu": ROUNDED},
+        **IN_SHORT_RUNS,
+    },
+    "w4a8": {
+        "quantization": "npu_w4a16",
+        "additional_config": {"npu": ROUNDED, "npu_quantization": {"lm_head": True}},
+        **IN_SHORT_RUNS,
+    },
+}
+LABELS = {
+    "npu_w8a16": "`npu_w8a16`",
+    "npu_w4a16": "`npu_w4a16`",
+    "w8a8": "`npu_w8a16`, `dynamic_quantization` 32, KV in `uint8`",
+    "w4a8": "`npu_w4a16`, LM head too, `dynamic_quantization` 32, KV in `uint8`",
+}
 ANSWER = "PERPLEXITY "
 
 
@@ -32,13 +59,12 @@ def perplexity(model: Path, given: list[str], variant: str, dtype: str) -> float
     """Of all tokens but the first of each text: e to the mean negative log-likelihood."""
     from vllm import LLM, SamplingParams
 
-    quantization = None if variant == "none" else variant
     llm = LLM(
         str(model),
         dtype=dtype,
-        quantization=quantization,
         max_num_seqs=4,
         kv_cache_memory_bytes=64 << 20,
+        **VARIANTS[variant],
     )
     params = SamplingParams(max_tokens=1, prompt_logprobs=0)
     total, count = 0.0, 0
@@ -83,12 +109,12 @@ def main() -> None:
         return
     options = ["--model", given.model, "--text", given.text, "--count", given.count]
     arguments = [str(each) for each in [*options, "--dtype", given.dtype]]
-    base = measured(arguments, given.device, VARIANTS[0])
+    base = measured(arguments, given.device, "none")
     print("| Weights | Perplexity | Against bf16 |\n|---|---:|---:|")
     print(f"| {given.dtype} | {base:.2f} | |")
-    for variant in VARIANTS[1:]:
+    for variant, label in LABELS.items():
         found = measured(arguments, given.device, variant)
-        print(f"| `{variant}` | {found:.2f} | {found / base - 1:+.2%} |")
+        print(f"| {label} | {found:.2f} | {found / base - 1:+.2%} |")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from benchmarks.serving.checkpoint import ROOT, STORE
 OURS = "vllm-npu"
 BUCKETS = "vllm-npu-buckets"
 """Ours with a graph for each of several numbers of tokens, where one could do for all."""
-QUANTIZED = ("vllm-npu-w4a16", "vllm-npu-w8a16")
-"""Ours, with weights of 4 or 8 bits."""
+QUANTIZED = ("vllm-npu-w4a16", "vllm-npu-w8a16", "vllm-npu-w4a8", "vllm-npu-w8a8")
+"""Ours, with weights of 4 or 8 bits, and with activations of 8 bits in decode beside them."""
 ARTIFACT = "vllm-npu-artifact"
 """Ours, with the model compiled ahead of time."""
 SESSION = "npu-session"

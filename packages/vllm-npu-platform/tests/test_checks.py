@@ -130,6 +130,25 @@ def test_checkpoints_of_the_quantization_plugin_without_it(
     check_config(altered({"model_config.quantization": method}), make_target())
 
 
+def test_rounded_activations_need_packed_weights(
+    altered: Callable[[dict[str, Any]], VllmConfig], make_target: MakeTarget
+) -> None:
+    """A driver's option that would do nothing is refused, with the methods that it is for."""
+    target = make_target({}, driver_options={"dynamic_quantization": 32})
+    with pytest.raises(ConfigurationError) as error:
+        check_config(altered({}), target)
+    told = str(error.value)
+    assert "driver_options 'dynamic_quantization' 32" in told
+    for method in ("npu_w4a16", "npu_w8a16", "gptq", "awq", "compressed-tensors"):
+        assert method in told
+    needs = SimpleNamespace(npu_weight_formats=frozenset({"uint8b128"}))
+    packed = altered({"model_config.quantization": "npu_w8a16", "quant_config": needs})
+    limits = {"weight_formats": ("uint8b128",)}
+    # A driver without the option refuses it by itself.
+    with pytest.raises(ConfigurationError, match=r"Unknown option.*'dynamic_quantization'"):
+        check_config(packed, make_target(limits, driver_options={"dynamic_quantization": 32}))
+
+
 REFUSED = [
     ("parallel_config.tensor_parallel_size", 2, "--tensor-parallel-size 2"),
     ("parallel_config.pipeline_parallel_size", 2, "--pipeline-parallel-size 2"),

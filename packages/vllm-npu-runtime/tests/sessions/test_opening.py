@@ -82,6 +82,12 @@ def test_unknown_option_is_refused(opened: Open, device: str) -> None:
         opened(device, driver={"no_such": 1})
 
 
+def test_rounded_activations_are_refused(opened: Open) -> None:
+    """They are for graphs that vLLM brings; ignoring the option would be silence."""
+    with pytest.raises(ConfigurationError, match=r"'dynamic_quantization'.*is 32.*ahead of time"):
+        opened("openvino:CPU", driver={"dynamic_quantization": 32})
+
+
 @pytest.mark.parametrize("device", ["reference", "sim:small"])
 def test_kv_dtype_is_refused(opened: Open, device: str) -> None:
     """PyTorch's caches have the model's."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vllm_npu_platform.checks.checkpoint import tokenizer_problems, weights_problems
 from vllm_npu_platform.checks.connector import connector_problems
-from vllm_npu_platform.checks.quantization import quantization_problems
+from vllm_npu_platform.checks.quantization import quantization_problems, rounding_problems
 from vllm_npu_platform.graph.shapes import contract_of, graph_shapes
 from vllm_npu_platform.sessions import in_session
 from vllm_npu_runtime.drivers.base import KVContract
@@ -253,6 +253,7 @@ CHECKS: tuple[Check, ...] = (
     _features,
     _environment,
     _model,
+    rounding_problems,
     _checkpoint,
     _kv_cache,
     _driver,

@@ -21,6 +21,25 @@ WITH_OUR_CONFIGS = (
 )
 """Methods that `vllm-npu-quantization` has configs for. Without it vLLM's own fail, and say why."""
 
+ON_LOAD = ("npu_w4a16", "npu_w8a16")
+"""Methods of `vllm-npu-quantization` for checkpoints that aren't quantized."""
+ROUNDED_ACTIVATIONS = "dynamic_quantization"
+"""A driver's option, by which it rounds the activations of packed weights to eight bits."""
+
+
+def rounding_problems(config: VllmConfig, target: Target) -> Iterator[str]:
+    """A line if activations are to be rounded for packed weights, and a model has none."""
+    model = config.model_config
+    given = target.settings.driver_options.get(ROUNDED_ACTIVATIONS)
+    if given is None or model is None or model.quantization is not None:
+        return
+    yield (
+        f"driver_options '{ROUNDED_ACTIVATIONS}' {given}: it rounds the activations of packed "
+        "weights, and the model's weights aren't quantized. Choose --quantization "
+        f"{' or '.join(ON_LOAD)}, or a checkpoint whose method is one of "
+        f"{', '.join(WITH_OUR_CONFIGS)}; or leave the option out."
+    )
+
 
 def quantization_problems(config: VllmConfig, target: Target) -> Iterator[str]:
     """A line if a model's weights are in a format that the device doesn't take."""

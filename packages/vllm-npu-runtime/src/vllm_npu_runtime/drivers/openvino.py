@@ -10,7 +10,7 @@ Options (`CompileOptions.driver`) are those of `vllm_npu_runtime.openvino.option
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from vllm_npu_runtime.drivers.base import (
     Executable,
     KVBlock,
 )
-from vllm_npu_runtime.errors import BadShapeError
+from vllm_npu_runtime.errors import BadShapeError, ConfigurationError
 from vllm_npu_runtime.openvino.requirement import require
 from vllm_npu_runtime.partition import partition
 from vllm_npu_runtime.partitioned import PartitionedExecutable
@@ -34,6 +34,7 @@ from vllm_npu_runtime.program import Program, operator_name
 if TYPE_CHECKING:
     import openvino as ov
 
+    from vllm_npu_runtime.openvino.executable import OpenVINOExecutable
     from vllm_npu_runtime.openvino.options import OpenVINOOptions
     from vllm_npu_runtime.sessions.base import Session, SessionOptions
 
@@ -138,7 +139,10 @@ class OpenVINODriver:
         """The converted graph; for devices that compile slowly, the compiled model too."""
         from vllm_npu_runtime.openvino import saved
         from vllm_npu_runtime.openvino.executable import OpenVINOExecutable
+        from vllm_npu_runtime.openvino.token_dispatch import TokenDispatch
 
+        if isinstance(executable, TokenDispatch):
+            executable = executable.many  # both were compiled from the same graph
         if not isinstance(executable, OpenVINOExecutable):
             return False
         saved.write(executable, directory, blob=executable.keep_blob)
@@ -204,22 +208,56 @@ def _executable(
     from vllm_npu_runtime.openvino.failures import typed
     from vllm_npu_runtime.openvino.options import OpenVINOOptions
 
-    config = _config(program, device, options)
+    chosen = OpenVINOOptions.of(options.driver)
 
-    def compile_model(whole: ov.Model) -> ov.CompiledModel:
-        with typed(f"Compiling '{program.name}' for openvino:{device}"):
-            return core().compile_model(whole, device, config)
+    def made(rounded: bool) -> OpenVINOExecutable:
+        config = _config(program, device, options, rounded)
 
-    keep_blob = _keeps_blob(OpenVINOOptions.of(options.driver), device)
-    return OpenVINOExecutable(program, model, compile_model, options.timeout, blob, keep_blob)
+        def compile_model(whole: ov.Model) -> ov.CompiledModel:
+            with typed(f"Compiling '{program.name}' for openvino:{device}"):
+                return core().compile_model(whole, device, config)
+
+        keep_blob = _keeps_blob(chosen, device)
+        return OpenVINOExecutable(program, model, compile_model, options.timeout, blob, keep_blob)
+
+    if chosen.dynamic_quantization is None:
+        return made(rounded=False)
+    return _rounded(program, model, chosen.dynamic_quantization, made)
 
 
-def _config(program: Program, device: str, options: CompileOptions) -> dict[str, Any]:
+def _rounded(
+    program: Program, model: ov.Model, group: int, made: Callable[[bool], OpenVINOExecutable]
+) -> Executable:
+    """What rounds the activations of packed products wherever a run has few tokens."""
+    from vllm_npu_runtime.openvino.packed_products import (
+        check_groups,
+        input_of_rows,
+        packed_products,
+    )
+    from vllm_npu_runtime.openvino.token_dispatch import FEW_TOKENS, TokenDispatch
+
+    products = packed_products(model)
+    check_groups(products, group)
+    if not products:
+        return made(False)
+    if (rows := products[0].rows) is not None:
+        return made(rows <= FEW_TOKENS)
+    if (tokens := input_of_rows(program, model)) is None:
+        raise ConfigurationError(
+            f"Option 'dynamic_quantization' of driver 'openvino': program '{program.name}' has no "
+            "input whose extent is the number of its tokens. Leave the option out."
+        )
+    return TokenDispatch(program, tokens, made(True), made(False))
+
+
+def _config(
+    program: Program, device: str, options: CompileOptions, rounded: bool = False
+) -> dict[str, Any]:
     from vllm_npu_runtime.openvino.config import compile_config, dtype_of
     from vllm_npu_runtime.openvino.options import OpenVINOOptions
 
     chosen = OpenVINOOptions.of(options.driver)
-    return compile_config(device, chosen, dtype_of(program), options.kv_cache_dtype)
+    return compile_config(device, chosen, dtype_of(program), options.kv_cache_dtype, rounded)
 
 
 def _keeps_blob(options: OpenVINOOptions, device: str) -> bool:

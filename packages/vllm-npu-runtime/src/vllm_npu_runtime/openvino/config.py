@@ -19,10 +19,16 @@ NAMES = {
     torch.uint8: "u8",
     torch.uint4: "u4",  # type: ignore[attr-defined]
 }
+ROUNDED = "f32"
+"""Arithmetic around products whose activations are rounded to eight bits."""
 
 
 def compile_config(
-    device: str, options: OpenVINOOptions, dtype: torch.dtype, kv: torch.dtype | None
+    device: str,
+    options: OpenVINOOptions,
+    dtype: torch.dtype,
+    kv: torch.dtype | None,
+    rounded: bool = False,
 ) -> dict[str, Any]:
     """OpenVINO's properties for a device.
 
@@ -31,9 +37,12 @@ def compile_config(
         options: what the user chose.
         dtype: that the model computes in.
         kv: of a paged cache; None: the model's, or else the best that its arithmetic allows.
+        rounded: whether to round activations as the option `dynamic_quantization` says, which
+            must be given.
 
     Raises:
-        ConfigurationError: an option of another device, or a cache that the precision forbids.
+        ConfigurationError: an option of another device, options that exclude each other, or a
+            cache that the precision forbids.
     """
     kind = device.split(".")[0]
     _check_device(kind, options)
@@ -46,14 +55,7 @@ def compile_config(
         "NUM_STREAMS": "1",
     }
     if kind == "CPU":
-        computed = next(each for each, name in NAMES.items() if name == precision)
-        kv = kv or (dtype if dtype in KV_DTYPES[computed] else KV_DTYPES[computed][0])
-        if kv not in KV_DTYPES[computed]:
-            allowed = ", ".join(NAMES[each] for each in KV_DTYPES[computed])
-            raise ConfigurationError(
-                f"KV cache dtype {NAMES.get(kv, kv)}: with arithmetic in {precision}, OpenVINO "
-                f"keeps KV in {allowed}. Choose one of these."
-            )
+        kv = _kv_dtype(options, precision, dtype, kv)
         config |= {
             "KV_CACHE_PRECISION": NAMES[kv],
             # Else activations in float32 are rounded to eight bits before packed weights.
@@ -61,7 +63,38 @@ def compile_config(
             "ENABLE_CPU_PINNING": options.pinning,
         }
         config["INFERENCE_NUM_THREADS"] = host_threads(device, options)
+    if rounded:
+        config |= {
+            # In bf16 the plugin ignores the group size.
+            "INFERENCE_PRECISION_HINT": ROUNDED,
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(options.dynamic_quantization),
+        }
     return config
+
+
+def _kv_dtype(
+    options: OpenVINOOptions, precision: str, dtype: torch.dtype, kv: torch.dtype | None
+) -> torch.dtype:
+    """That of a CPU's paged cache; one that every arithmetic allows which the options lead to."""
+    dtypes = {name: each for each, name in NAMES.items()}
+    allowed = KV_DTYPES[dtypes[precision]]
+    if rounds := options.dynamic_quantization is not None:
+        allowed = tuple(each for each in allowed if each in KV_DTYPES[dtypes[ROUNDED]])
+    kv = kv or (dtype if dtype in allowed else allowed[0])
+    if kv in allowed:
+        return kv
+    listed = ", ".join(NAMES[each] for each in allowed)
+    if rounds and precision != ROUNDED:
+        raise ConfigurationError(
+            f"KV cache dtype {NAMES.get(kv, kv)}: with option 'dynamic_quantization' of driver "
+            f"'openvino', OpenVINO computes in {precision} and {ROUNDED}, and keeps KV in what "
+            f"goes with both: {listed}. Set kv_cache_dtype to 'uint8' "
+            "(VLLM_NPU_KV_CACHE_DTYPE=uint8), or leave the option out."
+        )
+    raise ConfigurationError(
+        f"KV cache dtype {NAMES.get(kv, kv)}: with arithmetic in {precision}, OpenVINO "
+        f"keeps KV in {listed}. Choose one of these."
+    )
 
 
 def host_threads(device: str, options: OpenVINOOptions) -> int | None:
@@ -95,7 +128,7 @@ _NPU_ONLY = (
     "npuw_dcoff_type",
 )
 _OTHERS_ONLY = {
-    "CPU": ("threads", "pinning", "precision", "keep_blob"),
+    "CPU": ("threads", "pinning", "precision", "dynamic_quantization", "keep_blob"),
     "GPU": ("precision", "keep_blob"),
 }
 
@@ -112,6 +145,11 @@ def _check_device(kind: str, options: OpenVINOOptions) -> None:
         raise ConfigurationError(
             "Option 'precision' of driver 'openvino' is 'f16', in which OpenVINO's attention is "
             "wrong on CPU. Take 'f32' or 'bf16'."
+        )
+    if options.dynamic_quantization is not None and options.keep_blob:
+        raise ConfigurationError(
+            "Options 'dynamic_quantization' and 'keep_blob' of driver 'openvino' exclude each "
+            "other: one compiled model is kept, and there would be two. Leave one out."
         )
     if not options.npuw and (
         loose := sorted(n for n in options.model_fields_set if n.startswith("npuw_"))

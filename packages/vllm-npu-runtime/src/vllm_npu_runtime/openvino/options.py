@@ -28,6 +28,12 @@ class OpenVINOOptions(BaseModel):
     precision: Precision | None = Field(
         None, description="Arithmetic on CPU and GPU. By default that of the model's dtype."
     )
+    dynamic_quantization: Literal[32, 64, 128] | None = Field(
+        None,
+        description="CPU, packed weights: round activations to eight bits in runs of at most 16 "
+        "tokens, with a scale for each group of so many. Needs a KV cache in `uint8` or `uint4` "
+        "where arithmetic is bfloat16.",
+    )
     keep_blob: bool | None = Field(
         None,
         description="Keep compiled models in the compile cache, weights included, instead of "

@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from vllm_npu_runtime.artifact.names import DECODER
-from vllm_npu_runtime.errors import DeviceError, DeviceLostError, DeviceTimeoutError
+from vllm_npu_runtime.errors import (
+    ConfigurationError,
+    DeviceError,
+    DeviceLostError,
+    DeviceTimeoutError,
+)
 from vllm_npu_runtime.openvino.attention import BLOCK_SIZE
 from vllm_npu_runtime.openvino.config import compile_config
 from vllm_npu_runtime.openvino.failures import typed
@@ -214,6 +219,11 @@ def decoder(artifact: Artifact, device: str, options: SessionOptions) -> Decoder
     """
     dtype = getattr(torch, artifact.manifest.dtype)
     chosen = OpenVINOOptions.of(options.driver)
+    if chosen.dynamic_quantization is not None:
+        raise ConfigurationError(
+            f"Option 'dynamic_quantization' of driver 'openvino' is {chosen.dynamic_quantization}: "
+            "models compiled ahead of time don't take it. Leave it out."
+        )
     config = compile_config(device, chosen, dtype, options.kv_cache_dtype)
 
     def model() -> ov.Model:

@@ -12,6 +12,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.offloading.metrics import (
     OffloadingConnectorStats,
     OffloadPromMetrics,
 )
+from vllm.v1.metrics.prometheus import unregister_vllm_metrics
 
 from vllm_npu_kv_connector.tiers.block_format import Rejection
 from vllm_npu_kv_connector.tiers.manager import DirectoryTier
@@ -59,7 +60,8 @@ def _value(name: str, **labels: str) -> float | None:
 
 @pytest.fixture
 def registry():
-    """Prometheus takes a name once; vLLM's are taken back, as it does."""
+    """Prometheus takes a name once; those of engines before are taken back, as vLLM does."""
+    unregister_vllm_metrics()
     before = set(REGISTRY._collector_to_names)
     yield
     for collector in set(REGISTRY._collector_to_names) - before:

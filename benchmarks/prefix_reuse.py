@@ -148,8 +148,8 @@ def main() -> int:
     same = worst <= 2 * rounded
     print(
         f"tokens on and off: the same in {len(both) - len(apart)} of {len(both)} answers; in the "
-        f"others two tokens changed places that lay at most {worst:.3f} apart. Steps of another "
-        f"size change log probabilities by up to {rounded:.3f}, so up to {2 * rounded:.3f} is "
+        f"others two tokens changed places that lay at most {worst:.2g} apart. Steps of another "
+        f"size change log probabilities by up to {rounded:.2g}, so up to {2 * rounded:.2g} is "
         f"rounding: {'the same' if same else 'DIFFERENT'}."
     )
     return int(not same)

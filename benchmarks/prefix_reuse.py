@@ -5,8 +5,8 @@ own, each pair with another prefix. `nox -s bench -- prefix-reuse` runs it.
 
 The model computes in bfloat16 and its weights are random, so its best tokens lie close together,
 and where a prompt is cut into steps rounds differently. A third engine, without reuse but with
-smaller steps, tells by how much: tokens count as the same where two that changed places lay closer
-together than that.
+smaller steps, tells by how much: tokens count as the same where two that changed places lay no
+further apart than twice that.
 """
 
 from __future__ import annotations

@@ -52,7 +52,8 @@ class Engine:
         """Once all is stored, empty the device's prefix cache, and host memory where asked."""
         if self._directory is not None:
             _settle(self._directory)
-        assert self._llm.reset_prefix_cache(reset_connector=host)
+        if not self._llm.reset_prefix_cache(reset_connector=host):
+            raise SystemExit("the engine can't forget: blocks are still in use")
 
     def close(self) -> None:
         """End the engine's process."""

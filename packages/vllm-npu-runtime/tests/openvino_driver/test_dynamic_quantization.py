@@ -20,30 +20,11 @@ from vllm_npu_runtime.openvino.token_dispatch import FEW_TOKENS, TokenDispatch
 from vllm_npu_runtime.ops.packing import dequantize
 from vllm_npu_runtime.program import Program
 
+from .packed import INPUTS, OUTPUTS, packed_product, packed_weights
 from .programs import DRIVER, load, make
 
-INPUTS, OUTPUTS, MOST = 256, 64, 64
+MOST = 64
 X = torch.randn(MOST, INPUTS)
-
-
-def _weights(
-    bits: int, group: int = -1, zero_point: bool = False, dtype: torch.dtype = torch.float32
-) -> dict[str, torch.Tensor]:
-    groups = 1 if group == -1 else INPUTS // group
-    weights = {
-        "w": torch.randint(0, 256, (OUTPUTS, INPUTS * bits // 8), dtype=torch.uint8),
-        "w_scale": (torch.rand(OUTPUTS, groups) / INPUTS).to(dtype),
-    }
-    if zero_point:
-        weights["w_zero"] = torch.randint(0, 1 << bits, (OUTPUTS, groups), dtype=torch.uint8)
-    return weights
-
-
-def _product(x: torch.Tensor, bits: int, weights: dict[str, torch.Tensor]) -> torch.Tensor:
-    out: torch.Tensor = torch.ops.vllm_npu.wna16_linear(
-        x, weights["w"], weights["w_scale"], weights.get("w_zero"), None, bits
-    )
-    return out
 
 
 def _program(
@@ -52,7 +33,7 @@ def _program(
     x: torch.Tensor = X,
     most: int | None = MOST,
 ) -> Program:
-    return make(lambda x, **w: _product(x, bits, w), most=most, x=x, **weights)
+    return make(lambda x, **w: packed_product(x, bits, **w), most=most, x=x, **weights)
 
 
 def _run(executable: object, x: torch.Tensor) -> torch.Tensor:
@@ -80,7 +61,7 @@ def test_few_tokens_are_rounded(
     bits: int, group: int, rounded: int, zero_point: bool, count: int
 ) -> None:
     """By as much as eight bits for each group, and no more."""
-    weights = _weights(bits, group, zero_point)
+    weights = packed_weights(bits, group, zero_point)
     program = _program(weights, bits)
     exact = _run(load(program, {}), X[:count])
     found = _run(load(program, {}, dynamic_quantization=rounded), X[:count])
@@ -93,7 +74,7 @@ def test_few_tokens_are_rounded(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_many_tokens_are_as_without_the_option(dtype: torch.dtype) -> None:
     """Bit by bit, before and after runs of few, whose outputs differ."""
-    x, weights = X.to(dtype), _weights(8, dtype=dtype)
+    x, weights = X.to(dtype), packed_weights(8, -1, dtype=dtype)
     program = _program(weights, x=x)
     plain, executable = load(program, {}), load(program, {}, dynamic_quantization=32)
     assert isinstance(executable, TokenDispatch)
@@ -105,7 +86,9 @@ def test_many_tokens_are_as_without_the_option(dtype: torch.dtype) -> None:
 def test_arithmetic_of_both() -> None:
     """Few tokens of a bfloat16 model are computed in float32, others as ever."""
     executable = load(
-        _program(_weights(8, dtype=torch.bfloat16), x=X.bfloat16()), {}, dynamic_quantization=32
+        _program(packed_weights(8, -1, dtype=torch.bfloat16), x=X.bfloat16()),
+        {},
+        dynamic_quantization=32,
     )
     given = [
         [each.compiled.get_property(name) for each in (executable.few, executable.many)]
@@ -119,10 +102,14 @@ def test_arithmetic_of_both() -> None:
 
 def test_tokens_are_found_among_other_extents() -> None:
     """An input that varies, too, and comes first, isn't taken for the tokens."""
-    weights = _weights(8)
+    weights = packed_weights(8, -1)
     offsets = torch.randn(MOST, OUTPUTS)
     program = make(
-        lambda a, x, **w: a.sum() + _product(x.sin(), 8, w), most=MOST, a=offsets, x=X, **weights
+        lambda a, x, **w: a.sum() + packed_product(x.sin(), 8, **w),
+        most=MOST,
+        a=offsets,
+        x=X,
+        **weights,
     )
     assert program.inputs[0].name == "a"
     plain, executable = load(program, {}), load(program, {}, dynamic_quantization=32)
@@ -141,7 +128,7 @@ def test_other_programs_are_compiled_once() -> None:
     """Without packed weights there is nothing to round, and fixed rows are few or many."""
     dense = make(lambda x, w: x @ w, most=MOST, x=X, w=torch.randn(INPUTS, OUTPUTS))
     assert not isinstance(load(dense, {}, dynamic_quantization=32), TokenDispatch)
-    weights = _weights(8)
+    weights = packed_weights(8, -1)
     for count in (FEW_TOKENS, FEW_TOKENS + 1):
         x = X[:count]
         program = _program(weights, x=x, most=None)
@@ -154,7 +141,7 @@ def test_other_programs_are_compiled_once() -> None:
 @pytest.mark.parametrize("bits", [4, 8])
 def test_saved_and_loaded(bits: int, tmp_path: Path) -> None:
     """One graph on disk serves both, with the weights that the program has."""
-    weights = _weights(bits, 64, zero_point=True)
+    weights = packed_weights(bits, 64, zero_point=True)
     program = _program(weights, bits)
     saved = load(program, {}, dynamic_quantization=32)
     assert DRIVER.save(saved, tmp_path)
@@ -167,7 +154,7 @@ def test_saved_and_loaded(bits: int, tmp_path: Path) -> None:
 
 def test_reloaded_weights_are_used_by_both() -> None:
     """Whichever runs first."""
-    first, second = _weights(8), _weights(8)
+    first, second = packed_weights(8, -1), packed_weights(8, -1)
     executable = load(_program(first), {}, dynamic_quantization=32)
     fresh = load(_program(second), {}, dynamic_quantization=32)
     _run(executable, X)
@@ -178,7 +165,7 @@ def test_reloaded_weights_are_used_by_both() -> None:
 
 def test_memory_and_close() -> None:
     """Both are freed; a wrong input is refused by both alike."""
-    executable = load(_program(_weights(8)), {"x": X}, dynamic_quantization=32)
+    executable = load(_program(packed_weights(8, -1)), {"x": X}, dynamic_quantization=32)
     assert executable.memory == 0  # outputs of varying shape are the request's own
     assert executable.host_operators == ()
     with pytest.raises(BadShapeError, match="no input 'y'"):
@@ -220,7 +207,7 @@ class TestRefused:
 
     def test_groups_longer_than_the_weights(self) -> None:
         """The plugin would leave activations as they are, without a word."""
-        program = _program(_weights(4, 64), 4)
+        program = _program(packed_weights(4, 64), 4)
         load(program, {}, dynamic_quantization=64)
         with pytest.raises(ConfigurationError, match=r"is 128: weight 'w'.*64 inputs.*32 or 64\."):
             load(program, {}, dynamic_quantization=128)

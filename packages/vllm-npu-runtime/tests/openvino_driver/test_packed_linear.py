@@ -15,34 +15,14 @@ from vllm_npu_runtime.openvino.functional import functional
 from vllm_npu_runtime.ops.packing import dequantize
 from vllm_npu_runtime.program import Program
 
+from .packed import INPUTS, packed_product, packed_weights
 from .programs import DRIVER, kinds, load, make
 
-INPUTS, OUTPUTS = 256, 64
 X = torch.randn(3, INPUTS)
 
 
-def _weights(
-    bits: int = 4, group: int = 64, zero_point: bool = False, dtype: torch.dtype = torch.float32
-) -> dict[str, torch.Tensor]:
-    groups = 1 if group == -1 else INPUTS // group
-    weights = {
-        "w": torch.randint(0, 256, (OUTPUTS, INPUTS * bits // 8), dtype=torch.uint8),
-        "w_scale": (torch.rand(OUTPUTS, groups) / INPUTS).to(dtype),
-    }
-    if zero_point:
-        weights["w_zero"] = torch.randint(0, 1 << bits, (OUTPUTS, groups), dtype=torch.uint8)
-    return weights
-
-
-def _product(x: torch.Tensor, bits: int = 4, **weights: torch.Tensor) -> torch.Tensor:
-    out: torch.Tensor = torch.ops.vllm_npu.wna16_linear(
-        x, weights["w"], weights["w_scale"], weights.get("w_zero"), None, bits
-    )
-    return out
-
-
 def _program(x: torch.Tensor, weights: dict[str, torch.Tensor], bits: int = 4) -> Program:
-    return make(lambda x, **w: _product(x, bits, **w), x=x, **weights)
+    return make(lambda x, **w: packed_product(x, bits, **w), x=x, **weights)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -53,7 +33,7 @@ def test_one_product_takes_the_weights_packed(
     bits: int, group: int, zero_point: bool, dtype: torch.dtype
 ) -> None:
     """What is compiled is a single product whose weights have 4 or 8 bits: nothing is unpacked."""
-    weights = _weights(bits, group, zero_point, dtype)
+    weights = packed_weights(bits, group, zero_point, dtype)
     executable = load(_program(X.to(dtype), weights, bits), {"x": X.to(dtype)})
     found = [each for each in kinds(executable) if each not in ("Input", "Const", "Output")]
     # float16 activations are computed with in float32.
@@ -70,7 +50,7 @@ def test_one_product_takes_the_weights_packed(
 
 def test_activations_are_not_rounded() -> None:
     """Left to itself, the plugin would round float32 activations to eight bits."""
-    weights = _weights()
+    weights = packed_weights()
     out = load(_program(X, weights), {"x": X}).run()[0]
     dense = dequantize(weights["w"], weights["w_scale"], None, 4)
     torch.testing.assert_close(out, X @ dense.t(), rtol=1e-5, atol=1e-5)
@@ -78,7 +58,7 @@ def test_activations_are_not_rounded() -> None:
 
 def test_weights_are_not_copied_into_the_model() -> None:
     """Their constants lie where the parameters do."""
-    weights = _weights(zero_point=True)
+    weights = packed_weights(zero_point=True)
     model = with_weights(convert(functional(_program(X, weights))), weights)
     found = {each.get_friendly_name(): each for each in model.get_ops()}
     for name, tensor in weights.items():
@@ -88,19 +68,19 @@ def test_weights_are_not_copied_into_the_model() -> None:
 @pytest.mark.parametrize("bits", [4, 8])
 def test_weights_that_are_not_contiguous(bits: int) -> None:
     """They are copied, and outlive what they were copied from."""
-    weights = _weights(bits, zero_point=True)
+    weights = packed_weights(bits, zero_point=True)
     turned = {name: tensor.t().contiguous().t() for name, tensor in weights.items()}
     executable = load(_program(X, turned, bits), {"x": X})
-    wanted = _product(X, bits, **weights)
+    wanted = packed_product(X, bits, **weights)
     torch.testing.assert_close(executable.run()[0], wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_columns_are_products_of_their_own() -> None:
     """As of a layer's gate and up: rows of weights, scales and zero points."""
-    weights = _weights(zero_point=True)
+    weights = packed_weights(zero_point=True)
 
     def gated(x: torch.Tensor, **w: torch.Tensor) -> torch.Tensor:
-        y = _product(x, **w)
+        y = packed_product(x, **w)
         return torch.nn.functional.silu(y[..., :32]) * y[..., 32:]
 
     program = make(gated, most=8, x=X, **weights)
@@ -113,7 +93,7 @@ def test_columns_are_products_of_their_own() -> None:
 @pytest.mark.parametrize("bits", [4, 8])
 def test_saved_without_weights(bits: int, tmp_path: Path) -> None:
     """The files hold the graph; loaded, it takes the weights that the program has."""
-    weights, others = _weights(bits), _weights(bits)
+    weights, others = packed_weights(bits), packed_weights(bits)
     program = _program(X, weights, bits)
     executable = load(program, {"x": X})
     assert DRIVER.save(executable, tmp_path)
@@ -126,5 +106,5 @@ def test_saved_without_weights(bits: int, tmp_path: Path) -> None:
         CompileOptions(),
     )
     loaded.bind({"x": X})
-    wanted = _product(X, bits, **others)
+    wanted = packed_product(X, bits, **others)
     torch.testing.assert_close(loaded.run()[0], wanted, rtol=1e-4, atol=1e-4)

@@ -78,7 +78,8 @@ def _kv_dtype(
     """That of a CPU's paged cache; one that every arithmetic allows which the options lead to."""
     dtypes = {name: each for each, name in NAMES.items()}
     allowed = KV_DTYPES[dtypes[precision]]
-    if rounds := options.dynamic_quantization is not None:
+    rounds = options.dynamic_quantization is not None
+    if rounds:
         allowed = tuple(each for each in allowed if each in KV_DTYPES[dtypes[ROUNDED]])
     kv = kv or (dtype if dtype in allowed else allowed[0])
     if kv in allowed:

@@ -118,7 +118,7 @@ class Run:
         child = self.children[entrant.name] = self._spawn(entrant, cache)
         (prompt,) = self.plan.prompts(1, seed=0)
         question = {"checkpoint": str(self.checkpoint), "room": room, "prompt": prompt}
-        sample = disturbed(child, lambda: child.ask(do="start", **question))
+        sample = disturbed(child, lambda: child.ask(watched=True, do="start", **question))
         return {**sample, "process_s": time.perf_counter() - begin}
 
     def rounds(self) -> None:

@@ -8,6 +8,7 @@ import re
 import select
 import signal
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from benchmarks.serving.checkpoint import ROOT
 from benchmarks.serving.lineup import Entrant
 
 ANSWER_SECONDS = 900
+LOOK_SECONDS = 0.5
 STOP_SECONDS = 30
 LOG_LINES = 15
 ERROR_LINE = re.compile(r"\b\w+(Error|Exception): ")
@@ -34,12 +36,17 @@ def cpu_seconds_of_all() -> float:
 
 
 class Child:
-    """A running contender. Peak memory is known as of the last answer."""
+    """A running contender.
+
+    Its memory is looked at after every answer, and all the time in questions that are watched:
+    a look takes a core for some milliseconds, which would be seen in what is timed.
+    """
 
     def __init__(self, entrant: Entrant, cache: Path, log: Path, threads: int) -> None:
         self.name = entrant.name
         self.log = log
-        self.peaks: dict[int, int] = {}
+        self.peak_bytes = 0
+        """The most memory that all its processes took at once, what they share counted once."""
         self._output = log.open("a")
         self._process = subprocess.Popen(
             [
@@ -57,16 +64,20 @@ class Child:
             start_new_session=True,  # so that all that it starts can be ended with it
         )
 
-    def ask(self, **question: Any) -> dict[str, Any]:
-        """The answer; `Failed` if there is none."""
+    def ask(self, watched: bool = False, **question: Any) -> dict[str, Any]:
+        """The answer; `Failed` if there is none.
+
+        Args:
+            watched: whether to look at its memory until the answer comes.
+            question: what is asked.
+        """
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             self._process.stdin.write(json.dumps(question) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._failure("its process has ended") from None
-        ready, _, _ = select.select([self._process.stdout], [], [], ANSWER_SECONDS)
-        if not ready:
+        if not self._answers(LOOK_SECONDS if watched else ANSWER_SECONDS):
             raise self._failure(f"no answer in {ANSWER_SECONDS} s")
         line = self._process.stdout.readline()
         if not line:
@@ -74,8 +85,18 @@ class Child:
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise self._failure(answer["error"])
-        self._note_peaks()
+        self._look_at_memory()
         return answer
+
+    def _answers(self, look: float) -> bool:
+        """Wait for an answer, looking at memory every `look` seconds; whether there is one."""
+        end = time.monotonic() + ANSWER_SECONDS
+        while time.monotonic() < end:
+            ready, _, _ = select.select([self._process.stdout], [], [], look)
+            if ready:
+                return True
+            self._look_at_memory()
+        return False
 
     def _failure(self, why: str) -> Failed:
         lines = self.log.read_text(errors="replace").splitlines()
@@ -90,21 +111,13 @@ class Child:
         except psutil.NoSuchProcess:
             return []
 
-    def _note_peaks(self) -> None:
+    def _look_at_memory(self) -> None:
+        now = 0
         for process in self._tree():
-            try:
-                status = Path(f"/proc/{process.pid}/status").read_text()
-            except OSError:
-                continue
-            for line in status.splitlines():
-                if line.startswith("VmHWM:"):
-                    self.peaks[process.pid] = 1024 * int(line.split()[1])
-
-    @property
-    def peak_bytes(self) -> int:
-        """Peaks of resident memory, added up over its processes: what they share counts in each,
-        and peaks needn't fall together, so it is an upper bound."""
-        return sum(self.peaks.values())
+            # Those that have just ended have none, and a zombie's can't be read.
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied, OSError):
+                now += process.memory_full_info().pss
+        self.peak_bytes = max(self.peak_bytes, now)
 
     def cpu_seconds(self) -> float:
         """Processor time of its processes, ended ones that were waited for included."""

@@ -115,6 +115,7 @@ def test_refusals(plain: Path, tmp_path: Path) -> None:
 
     refused("Unknown scheme 'w4a8'", scheme="w4a8")
     refused("no linear layer", skip=("proj",))
+    refused("--skip has 'qkv_proj', which no layer's name matches", skip=("qkv_proj",))
     refused("exists already", target=plain)
     refused("no config.json", directory=tmp_path)
     done = tmp_path / "done"

@@ -12,6 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from vllm_npu_quantization.checkpoint.files import Entry, entries, files
+from vllm_npu_quantization.on_load.coverage import check_coverage
 from vllm_npu_runtime.errors import ConfigurationError
 
 FLOATS = ("F32", "F16", "BF16")
@@ -88,6 +89,7 @@ def make_plan(directory: Path, scheme: str, skip: tuple[str, ...], lm_head: bool
             f"{directory} has no safetensors files. `save_pretrained` of transformers writes them."
         )
     linear = _linear_layers(directory, config)
+    check_coverage("--skip", skip, sorted(linear), ())
     plan = Plan(directory, config, SCHEMES[scheme], found, {}, {})
     for entry in (each for listed in found.values() for each in listed):
         layer = entry.name.removesuffix(SUFFIX)

@@ -7,12 +7,13 @@ from typing import Any, ClassVar
 import torch
 from vllm.config import get_current_vllm_config_or_none
 from vllm.model_executor.layers.fused_moe import RoutedExperts
-from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
+from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
 from vllm_npu_quantization.configs.common import ACTIVATIONS
-from vllm_npu_quantization.on_load.linear import NPUOnLoadLinearMethod
+from vllm_npu_quantization.on_load.coverage import check_coverage
+from vllm_npu_quantization.on_load.linear import NPUOnLoadLinearMethod, NPUSkippedLinearMethod
 from vllm_npu_quantization.on_load.options import SECTION, Options
 from vllm_npu_runtime.errors import ConfigurationError
 from vllm_npu_runtime.ops.packing import format_name
@@ -25,6 +26,13 @@ class _OnLoadConfig(QuantizationConfig):
     BITS: ClassVar[int]
     GROUPS: ClassVar[tuple[int, ...]]
     """Group sizes, best first: the first that divides a layer's inputs is taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._quantized: list[str] = []
+        self._skipped: list[str] = []
+        self._options = Options()
+        self._whole = True
 
     @property
     def npu_weight_formats(self) -> frozenset[str]:
@@ -63,20 +71,27 @@ class _OnLoadConfig(QuantizationConfig):
 
     def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> Any:
         """The method of a linear layer, or of an LM head if that is wanted."""
-        options = _options()
+        self._options = options = _options()
+        self._whole = _is_whole()
         if isinstance(layer, RoutedExperts):
             raise ConfigurationError(
                 f"--quantization {self.NAME}, layer '{prefix}': experts of a mixture-of-experts "
                 "model are not supported yet. Use a dense model, or leave the option out."
             )
-        if isinstance(layer, ParallelLMHead):
-            return self._method(prefix) if options.lm_head and not options.skips(prefix) else None
-        if not isinstance(layer, LinearBase):
+        is_head = isinstance(layer, ParallelLMHead)
+        if not is_head and not isinstance(layer, LinearBase):
             return None
-        return UnquantizedLinearMethod() if options.skips(prefix) else self._method(prefix)
+        if options.skips(prefix) or (is_head and not options.lm_head):
+            self._skipped.append(prefix)
+            return None if is_head else NPUSkippedLinearMethod(self._check)
+        self._quantized.append(prefix)
+        return NPUOnLoadLinearMethod(self.BITS, self.GROUPS, prefix, self._check)
 
-    def _method(self, prefix: str) -> NPUOnLoadLinearMethod:
-        return NPUOnLoadLinearMethod(self.BITS, self.GROUPS, prefix)
+    def _check(self) -> None:
+        """Once all layers are made: whether what is skipped is there."""
+        if self._whole:
+            named = f"additional-config: '{SECTION}.skip'"
+            check_coverage(named, self._options.skip, self._quantized, self._skipped)
 
 
 class NPUW4A16Config(_OnLoadConfig):
@@ -93,6 +108,12 @@ class NPUW8A16Config(_OnLoadConfig):
     NAME = "npu_w8a16"
     BITS = 8
     GROUPS = (-1,)
+
+
+def _is_whole() -> bool:
+    """Whether this process has all of the model's layers, rather than a stage of a pipeline's."""
+    config = get_current_vllm_config_or_none()
+    return config is None or config.parallel_config.pipeline_parallel_size == 1
 
 
 def _options() -> Options:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from vllm.model_executor.kernels.linear import MPLinearLayerConfig, choose_mp_linear_kernel
-from vllm.model_executor.layers.linear import LinearMethodBase
+from vllm.model_executor.layers.linear import LinearMethodBase, UnquantizedLinearMethod
 from vllm.model_executor.layers.quantization.utils import replace_parameter
 from vllm.model_executor.model_loader.reload.layerwise import initialize_online_processing
 from vllm.model_executor.parameter import ModelWeightParameter
@@ -26,14 +27,22 @@ class NPUOnLoadLinearMethod(LinearMethodBase):
         bits: 4 or 8.
         group_sizes: best first; -1 fits always.
         prefix: the layer's name.
+        check: called when the first layers are loaded, so that all are made.
     """
 
     uses_meta_device = True
 
-    def __init__(self, bits: int, group_sizes: tuple[int, ...], prefix: str) -> None:
+    def __init__(
+        self,
+        bits: int,
+        group_sizes: tuple[int, ...],
+        prefix: str,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self.bits = bits
         self.group_sizes = group_sizes
         self.prefix = prefix
+        self.check = check
 
     def create_weights(
         self,
@@ -74,10 +83,11 @@ class NPUOnLoadLinearMethod(LinearMethodBase):
         """Quantize what was loaded.
 
         Raises:
-            ConfigurationError: weights that are no numbers.
+            ConfigurationError: weights that are no numbers, or what `check` finds.
         """
         if getattr(layer, _DONE, False):
             return
+        self.check()
         if not bool(torch.isfinite(layer.weight).all()):
             raise ConfigurationError(
                 f"Layer '{self.prefix}' has weights that are NaN or infinity, which can't be "
@@ -105,3 +115,20 @@ class NPUOnLoadLinearMethod(LinearMethodBase):
             f"Layer '{self.prefix}' has {inputs} inputs, which neither {sizes} divides. Skip it: "
             f'--additional-config \'{{"npu_quantization": {{"skip": ["{self.prefix}$"]}}}}\'.'
         )
+
+
+class NPUSkippedLinearMethod(UnquantizedLinearMethod):
+    """A layer that stays as it is.
+
+    Args:
+        check: as that of `NPUOnLoadLinearMethod`.
+    """
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        super().__init__()
+        self.check = check
+
+    def process_weights_after_loading(self, layer: Any) -> None:
+        """As vLLM's."""
+        self.check()
+        super().process_weights_after_loading(layer)

@@ -33,7 +33,7 @@ def test_it_compiles_and_says_how_to_serve(
     )  # fmt: skip
     assert result.exit_code == 0
     assert result.stdout.count("\n") == 1
-    assert f"vllm serve '{target}'" in result.stdout
+    assert f"VLLM_NPU_DEVICE=openvino:CPU vllm serve '{target}'" in result.stdout
     assert "KiB" in result.stdout and " s." in result.stdout
     manifest = Artifact.open(target).manifest
     assert (manifest.dtype, manifest.weights, manifest.device) == (

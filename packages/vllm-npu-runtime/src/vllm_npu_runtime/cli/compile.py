@@ -90,7 +90,8 @@ def compile(
             progress=stages,
         )
     seconds = time.monotonic() - begun
-    command = f"vllm serve {shlex.quote(str(output))}"
+    # Named, as a CPU is never chosen by itself.
+    command = f"VLLM_NPU_DEVICE={artifact.manifest.device} vllm serve {shlex.quote(str(output))}"
     typer.echo(f"{output}: {in_words(artifact.size)}, in {seconds:.0f} s. Serve it: {command}")
 
 

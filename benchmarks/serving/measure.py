@@ -161,6 +161,7 @@ class Run:
             return child.ask(do="generate", prompts=prompts, new_tokens=self.plan.new_tokens)
 
         one, whole = disturbed(child, prefill), disturbed(child, everything)
+        child.look_at_memory()
         prefill_s = statistics.median(each["seconds"] for each in ones)
         device = None
         if one["device_seconds"] is not None:

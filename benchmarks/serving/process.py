@@ -36,11 +36,7 @@ def cpu_seconds_of_all() -> float:
 
 
 class Child:
-    """A running contender.
-
-    Its memory is looked at after every answer, and all the time in questions that are watched:
-    a look takes a core for some milliseconds, which would be seen in what is timed.
-    """
+    """A running contender."""
 
     def __init__(self, entrant: Entrant, cache: Path, log: Path, threads: int) -> None:
         self.name = entrant.name
@@ -85,7 +81,6 @@ class Child:
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise self._failure(answer["error"])
-        self._look_at_memory()
         return answer
 
     def _answers(self, look: float) -> bool:
@@ -95,7 +90,7 @@ class Child:
             ready, _, _ = select.select([self._process.stdout], [], [], look)
             if ready:
                 return True
-            self._look_at_memory()
+            self.look_at_memory()
         return False
 
     def _failure(self, why: str) -> Failed:
@@ -111,7 +106,9 @@ class Child:
         except psutil.NoSuchProcess:
             return []
 
-    def _look_at_memory(self) -> None:
+    def look_at_memory(self) -> None:
+        """Note what it takes now. Not while anything is timed: a look takes a core for some tens
+        of milliseconds."""
         now = 0
         for process in self._tree():
             # Those that have just ended have none, and a zombie's can't be read.

@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 import torch
 from vllm.config import DeviceConfig, VllmConfig, set_current_vllm_config
-from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
+from vllm.model_executor.layers.linear import (
+    WEIGHT_LOADER_V2_SUPPORTED,
+    LinearBase,
+    UnquantizedLinearMethod,
+)
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
 from vllm_npu_quantization.on_load.config import NPUW4A16Config
@@ -36,6 +40,7 @@ def test_a_skipped_layer_is_vllm_s_own() -> None:
     made = methods(skip=["down_proj$"])
     assert isinstance(made[UP], NPUOnLoadLinearMethod)
     assert isinstance(made[DOWN], UnquantizedLinearMethod)
+    assert type(made[DOWN]).__name__ in WEIGHT_LOADER_V2_SUPPORTED
     assert made[HEAD] is None
     made[UP].check()
 

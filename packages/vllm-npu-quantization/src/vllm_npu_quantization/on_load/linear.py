@@ -7,7 +7,11 @@ from typing import Any
 
 import torch
 from vllm.model_executor.kernels.linear import MPLinearLayerConfig, choose_mp_linear_kernel
-from vllm.model_executor.layers.linear import LinearMethodBase, UnquantizedLinearMethod
+from vllm.model_executor.layers.linear import (
+    LinearMethodBase,
+    UnquantizedLinearMethod,
+    register_weight_loader_v2_supported_method,
+)
 from vllm.model_executor.layers.quantization.utils import replace_parameter
 from vllm.model_executor.model_loader.reload.layerwise import initialize_online_processing
 from vllm.model_executor.parameter import ModelWeightParameter
@@ -117,6 +121,7 @@ class NPUOnLoadLinearMethod(LinearMethodBase):
         )
 
 
+@register_weight_loader_v2_supported_method  # vLLM goes by the class's name, not its base
 class NPUSkippedLinearMethod(UnquantizedLinearMethod):
     """A layer that stays as it is.
 

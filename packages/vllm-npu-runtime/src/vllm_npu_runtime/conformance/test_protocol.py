@@ -1,5 +1,9 @@
 """A driver says who it is and what it can do, and refuses what it doesn't know."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -33,6 +37,31 @@ def test_devices_are_distinct_and_have_memory(device: Device) -> None:
     for info in found:
         assert info.description.strip()
         assert 0 <= info.free_memory <= info.total_memory
+
+
+LOOKING = """
+import os, sys
+import torch
+from vllm_npu_runtime import drivers
+
+driver = drivers.load(sys.argv[1])
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+before = threads()
+for info in driver.devices():
+    driver.capabilities(info.name)
+print(threads() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads in /proc")
+def test_looking_for_devices_leaves_no_thread(device: Device) -> None:
+    """The process that asks is a server's, which forks its engine: threads would be lost there."""
+    command = [sys.executable, "-c", LOOKING, device.driver.name]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout.split()[-1]) <= 0
 
 
 def test_capabilities_make_sense(capabilities: Capabilities) -> None:

@@ -196,6 +196,9 @@ class Driver(Protocol):
     def devices(self) -> Sequence[DeviceInfo]:
         """The devices that are there now; empty if there are none.
 
+        Asked, like `capabilities` and `check`, in processes that fork others: no thread and no
+        open device may be left. `vllm_npu_runtime.asking.in_child` asks a runtime that leaves some.
+
         Raises:
             ConfigurationError: the runtime is missing or too old; names what to install.
         """

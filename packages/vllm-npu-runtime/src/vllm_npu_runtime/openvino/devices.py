@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -9,6 +10,7 @@ import openvino as ov
 import psutil
 import torch
 
+from vllm_npu_runtime.asking import can_ask, in_child
 from vllm_npu_runtime.drivers.base import Capabilities, DeviceInfo, KVContract
 from vllm_npu_runtime.errors import ConfigurationError
 from vllm_npu_runtime.openvino.attention import BLOCK_SIZE
@@ -24,19 +26,59 @@ KV_DTYPES = {
 }
 
 
+Properties = dict[str, dict[str, Any]]
+"""Of every device that OpenVINO finds, by its name."""
+
+_ASKED = (
+    "FULL_DEVICE_NAME",
+    "DEVICE_ARCHITECTURE",
+    "OPTIMIZATION_CAPABILITIES",
+    "NPU_DRIVER_VERSION",
+    "NPU_DEVICE_TOTAL_MEM_SIZE",
+    "NPU_DEVICE_ALLOC_MEM_SIZE",
+    "GPU_DEVICE_TOTAL_MEM_SIZE",
+)
+_by_child: Properties | None = None
+
+
 @cache
 def core() -> ov.Core:
-    """OpenVINO's entry point, one for the process."""
+    """OpenVINO's entry point, one for the process. It is for those who compile: asking it for
+    devices opens them, after which the process can't be forked."""
     return ov.Core()
 
 
 def found() -> list[DeviceInfo]:
     """All devices, real NPUs first, and the CPU before GPUs."""
     order = {"NPU": 0, "CPU": 1}
-    names = sorted(
-        core().available_devices, key=lambda name: (order.get(name.split(".")[0], 2), name)
-    )
-    return [_info(name) for name in names]
+    properties = _properties(now=True)
+    names = sorted(properties, key=lambda name: (order.get(name.split(".")[0], 2), name))
+    return [_info(name, properties[name]) for name in names]
+
+
+def _properties(now: bool = False) -> Properties:
+    """What OpenVINO says of its devices. As long as this process has no `core`, a child asks, and
+    the answer is kept.
+
+    Args:
+        now: ask again, where a device's memory may have changed since; the host's isn't asked for.
+    """
+    global _by_child
+    if core.cache_info().currsize or not can_ask():
+        return _ask()
+    if _by_child is None or (now and _by_child.keys() != {"CPU"}):
+        _by_child = in_child("Asking OpenVINO for its devices", _ask)
+    return _by_child
+
+
+def _ask() -> Properties:
+    properties: Properties = {}
+    for device in core().available_devices:
+        properties[device] = {}
+        for name in _ASKED:
+            with suppress(RuntimeError):  # The device doesn't have it.
+                properties[device][name] = core().get_property(device, name)
+    return properties
 
 
 def capabilities(device: str) -> Capabilities:
@@ -45,7 +87,7 @@ def capabilities(device: str) -> Capabilities:
     Raises:
         ConfigurationError: no such device.
     """
-    known = core().available_devices
+    known = _properties()
     if device not in known:
         listed = [f"openvino:{name}" for name in known]
         raise ConfigurationError.unknown("device", f"openvino:{device}", listed)
@@ -78,39 +120,32 @@ def capabilities(device: str) -> Capabilities:
 
 def precisions(device: str) -> tuple[torch.dtype, ...]:
     """The dtypes that a device computes in, finest last but one that halves the bytes first."""
-    offered = core().get_property(device, "OPTIMIZATION_CAPABILITIES")
+    offered = _properties()[device]["OPTIMIZATION_CAPABILITIES"]
     order = ("BF16", "FP32", "FP16") if device == "CPU" else ("FP16", "FP32")
     return tuple(PRECISIONS[name] for name in order if name in offered)
 
 
-def _info(name: str) -> DeviceInfo:
-    full = str(_property(name, "FULL_DEVICE_NAME") or name)
+def _info(name: str, properties: dict[str, Any]) -> DeviceInfo:
+    full = str(properties.get("FULL_DEVICE_NAME") or name)
     host = psutil.virtual_memory()
     if name.split(".")[0] == "NPU":
-        total = int(_property(name, "NPU_DEVICE_TOTAL_MEM_SIZE") or host.total)
-        used = int(_property(name, "NPU_DEVICE_ALLOC_MEM_SIZE") or 0)
+        total = int(properties.get("NPU_DEVICE_TOTAL_MEM_SIZE") or host.total)
+        used = int(properties.get("NPU_DEVICE_ALLOC_MEM_SIZE") or 0)
         # A client's NPU works in the host's memory.
         return DeviceInfo(name, full, total, min(total - used, host.available), is_npu=True)
     if name.split(".")[0] == "GPU":
-        total = int(_property(name, "GPU_DEVICE_TOTAL_MEM_SIZE") or host.total)
+        total = int(properties.get("GPU_DEVICE_TOTAL_MEM_SIZE") or host.total)
         return DeviceInfo(name, full, total, total, shares_host_memory=False)
     return DeviceInfo(name, full, host.total, host.available)
 
 
 def free_memory(device: str) -> int:
     """Bytes of a device's memory that are free now."""
-    return _info(device).free_memory
-
-
-def _property(device: str, name: str) -> Any:
-    """A property, or None where the device doesn't have it."""
-    try:
-        return core().get_property(device, name)
-    except RuntimeError:
-        return None
+    return _info(device, _properties(now=True)[device]).free_memory
 
 
 def fingerprint(device: str) -> str:
     """Changes with a device and its driver."""
+    properties = _properties()[device]
     names = ("FULL_DEVICE_NAME", "DEVICE_ARCHITECTURE", "NPU_DRIVER_VERSION")
-    return "-".join(str(_property(device, name) or "") for name in names)
+    return "-".join(str(properties.get(name) or "") for name in names)

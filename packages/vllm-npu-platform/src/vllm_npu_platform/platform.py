@@ -152,7 +152,10 @@ class NPUPlatform(Platform):
     @classmethod
     def pre_register_and_update(cls, parser: FlexibleArgumentParser | None = None) -> None:
         """Fail early, and by name, on a device or setting that doesn't exist."""
+        from vllm_npu_platform.processes import inspection
+
         Target.of_environment()
+        inspection.use()
 
     @classmethod
     def apply_config_platform_defaults(cls, vllm_config: VllmConfig) -> None:
@@ -176,9 +179,11 @@ class NPUPlatform(Platform):
             ConfigurationError: every problem with its setting, value and fix.
         """
         from vllm_npu_platform.checks.config import check_config
+        from vllm_npu_platform.processes import lifetime, start_method
 
         check_config(vllm_config, Target.of(vllm_config))
-        environment.spawn_workers()
+        start_method.use(vllm_config.parallel_config.numa_bind)
+        lifetime.stop_at_sigterm()
         environment.let_waiting_threads_sleep()
         if vllm_config.parallel_config.worker_cls == "auto":
             vllm_config.parallel_config.worker_cls = "vllm_npu_platform.worker.NPUWorker"

@@ -16,6 +16,7 @@ from vllm.v1.worker.worker_base import CompilationTimes
 
 from vllm_npu_platform.graph.warm_up import warm_up
 from vllm_npu_platform.memory import kv_cache_bytes
+from vllm_npu_platform.processes.lifetime import end_with_parent
 from vllm_npu_platform.runner import NPUModelRunner
 from vllm_npu_platform.sessions import in_session
 from vllm_npu_platform.start_up import start_up_line
@@ -34,6 +35,7 @@ class NPUWorker(Worker):
 
     def init_device(self) -> None:
         """Find the device, and make the runner for it."""
+        end_with_parent()
         self.device = torch.device("cpu")
         self.target = Target.of(self.vllm_config)
         self.counters = Counters()

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vllm_npu_platform.graph.executor import GraphExecutor
 from vllm_npu_platform.graph.logits import LogitsGraph
+from vllm_npu_platform.processes.lifetime import stop_request
 
 _logger = logging.getLogger("vllm.npu")
 
@@ -25,6 +26,9 @@ def warm_up(executors: Sequence[GraphExecutor], heads: Sequence[LogitsGraph] = (
 
     Returns:
         Seconds.
+
+    Raises:
+        SystemExit: the process was asked to stop.
     """
     work: list[tuple[str, Callable[[], None]]] = [
         (f"{executor.prefix}{shape}", partial(executor.compile, shape))
@@ -40,10 +44,12 @@ def warm_up(executors: Sequence[GraphExecutor], heads: Sequence[LogitsGraph] = (
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
+    silent = not sys.stderr.isatty()
+    with stop_request() as stop, Progress(*columns, console=console, disable=silent) as progress:
         task = progress.add_task("Compiling graphs", total=len(work))
         for done, (name, compile_graph) in enumerate(work, 1):
             progress.update(task, description=f"Compiling {name}")
+            stop.check()
             compile_graph()
             progress.advance(task)
             now = time.perf_counter()

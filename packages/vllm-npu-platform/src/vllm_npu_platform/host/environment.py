@@ -33,12 +33,3 @@ def let_waiting_threads_sleep() -> None:
     Only processes started after this obey: OpenMP reads the variable once.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-
-def spawn_workers() -> None:
-    """Have vLLM start its processes anew instead of forking this one, unless the user chose.
-
-    A process that has computed with torch on the host holds OpenMP threads, which a fork
-    doesn't take along: the child waits for them forever at its first parallel loop.
-    """
-    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")

@@ -114,3 +114,22 @@ def test_more_counters_than_the_header_holds_are_refused(config: Any) -> None:
     names = [f"bucket:tokens={number}" for number in range(HEADER_BYTES // 10)]
     with pytest.raises(ValueError, match="don't fit into a header"):
         BoardWriter(board_path(config), names)
+
+
+def test_what_a_killed_worker_left_is_taken_away(config: Any) -> None:
+    path = board_path(config)
+    source = """
+import os, sys
+from pathlib import Path
+from vllm_npu_platform.stats.board import BoardWriter
+writer = BoardWriter(Path(sys.argv[1]), ["steps"])
+os.kill(os.getpid(), 9)
+"""
+    left = path.with_name("left.board")
+    subprocess.run([sys.executable, "-c", source, str(left)])
+    assert left.exists()
+    running = BoardWriter(path.with_name("running.board"), ["steps"])
+    BoardWriter(path, ["steps"])
+    assert not left.exists()
+    assert path.with_name("running.board").exists()
+    running.close()

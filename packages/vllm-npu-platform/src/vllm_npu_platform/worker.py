@@ -16,7 +16,7 @@ from vllm.v1.worker.worker_base import CompilationTimes
 
 from vllm_npu_platform.graph.warm_up import warm_up
 from vllm_npu_platform.memory import kv_cache_bytes
-from vllm_npu_platform.processes.lifetime import end_with_parent
+from vllm_npu_platform.processes.lifetime import end_with_parent, take_away_at_end
 from vllm_npu_platform.runner import NPUModelRunner
 from vllm_npu_platform.sessions import in_session
 from vllm_npu_platform.start_up import start_up_line
@@ -79,7 +79,9 @@ class NPUWorker(Worker):
         shapes = [f"{each.prefix}{shape}" for each in executors for shape in each.shapes]
         declared = self.counters.declare(shapes)
         try:
-            self.counters.board = BoardWriter(board_path(self.vllm_config), declared)
+            path = board_path(self.vllm_config)
+            self.counters.board = BoardWriter(path, declared)
+            take_away_at_end(path)
         except OSError as error:
             _logger.warning("There will be no vllm_npu metrics: %s", error)
         seconds = 0.0

@@ -9,9 +9,6 @@ from __future__ import annotations
 import os
 from multiprocessing import forkserver
 
-from multiprocessing import popen_forkserver
-from multiprocessing.process import BaseProcess
-
 PRELOADED = "vllm_npu_platform.processes.preload"
 
 
@@ -23,11 +20,7 @@ def start() -> None:
 
 def is_running() -> bool:
     """Whether this process has started one."""
-    return forkserver._forkserver._forkserver_pid is not None
-
-
-class Popen(popen_forkserver.Popen):
-    """Starts a process by the fork server."""
+    return forkserver._forkserver._forkserver_pid is not None  # type: ignore[attr-defined]
 
 
 def settle_in(environment: dict[str, str]) -> None:

@@ -16,9 +16,9 @@ import signal
 from collections.abc import Collection, Iterator
 from multiprocessing import popen_fork, popen_spawn_posix, resource_tracker, util
 from multiprocessing.context import set_spawning_popen
-from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from typing import Any
 
 _BETWEEN_PROCESSES = ("socket:", "pipe:", "anon_inode:")
 
@@ -28,7 +28,7 @@ class Popen(popen_fork.Popen):
 
     method = "fork"
 
-    def _launch(self, process: BaseProcess) -> None:
+    def _launch(self, process: Any) -> None:
         kept = descriptors_of(process)
         parent_reads, child_writes = os.pipe()
         child_reads, parent_writes = os.pipe()
@@ -43,7 +43,7 @@ class Popen(popen_fork.Popen):
         os.close(child_writes)
         os.close(child_reads)
         self.sentinel = parent_reads
-        self.finalizer = util.Finalize(self, util.close_fds, (parent_reads, parent_writes))
+        self.finalizer = util.Finalize(self, _close, (parent_reads, parent_writes))
 
 
 class _Collector:
@@ -60,13 +60,13 @@ class _Collector:
         return descriptor
 
 
-def descriptors_of(process: BaseProcess) -> set[int]:
+def descriptors_of(process: Any) -> set[int]:
     """Descriptors that a process's arguments hold: pipes, queues, sockets.
 
     Found as spawning would find them, by pickling. Arguments that can't be pickled may hold any.
     """
     collector = _Collector()
-    set_spawning_popen(collector)
+    set_spawning_popen(collector)  # type: ignore[arg-type]
     try:
         ForkingPickler(io.BytesIO()).dump((process._target, process._args, process._kwargs))
     except (pickle.PicklingError, AttributeError, TypeError, RuntimeError):
@@ -88,7 +88,7 @@ def leave_parent(kept: Collection[int]) -> None:
             signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     asyncio._set_running_loop(None)
-    tracker = resource_tracker._resource_tracker._fd
+    tracker = resource_tracker._resource_tracker._fd  # type: ignore[attr-defined]
     _silence({*kept, 0, 1, 2, *([] if tracker is None else [tracker])})
     # What the parent's objects would do at their end is not for this process.
     gc.freeze()
@@ -106,6 +106,11 @@ def _silence(kept: Collection[int]) -> None:
         except OSError:
             continue  # the listing's own
     os.close(nowhere)
+
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _open_descriptors() -> Iterator[int]:

@@ -56,7 +56,10 @@ class InspectedInFork(registry._LazyRegisteredModel):
             found = None
         if found is None and path.exists():
             _logger.warning(
-                "%s: %s, so %s is inspected anew.", path, _problem(path, module_hash), self.class_name
+                "%s: %s, so %s is inspected anew.",
+                path,
+                _problem(path, module_hash),
+                self.class_name,
             )
         return found
 

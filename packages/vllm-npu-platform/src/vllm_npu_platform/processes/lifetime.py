@@ -9,7 +9,9 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import util
 from multiprocessing.connection import wait
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -18,6 +20,7 @@ GRACE_SECONDS = 10.0
 
 _logger = logging.getLogger("vllm.npu")
 _STOPS = (signal.SIGTERM, signal.SIGINT)
+_files: set[Path] = set()
 _WATCHER = "vllm-npu-parent"
 _LOOK_SECONDS = 1.0
 
@@ -32,7 +35,6 @@ def end_with_parent() -> None:
         threading.Thread(target=_watch, args=(parent,), name=_WATCHER, daemon=True).start()
 
 
-
 def _watch(parent: Any) -> None:
     # Another process may have inherited the sentinel's other end, so the system is asked as well,
     # where this process is the parent's own child.
@@ -43,7 +45,18 @@ def _watch(parent: Any) -> None:
     _logger.warning("The process that started this one (%d) is gone: it ends, too.", parent.pid)
     os.kill(os.getpid(), signal.SIGTERM)
     threading.Event().wait(GRACE_SECONDS)
+    for path in _files:
+        path.unlink(missing_ok=True)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def take_away_at_end(path: Path) -> None:
+    """Have a file deleted even if this process doesn't get to an orderly end.
+
+    Only where it can still do anything; it can't when it is killed itself.
+    """
+    _files.add(path)
+    util.Finalize(None, path.unlink, kwargs={"missing_ok": True}, exitpriority=0)
 
 
 def stop_at_sigterm() -> None:

@@ -81,7 +81,7 @@ def _devices() -> list[str]:
 
 
 def _pause_openmp() -> None:
-    """End the teams of every OpenMP runtime in this process; a next parallel loop makes new ones."""
+    """End the teams of every OpenMP runtime here; the next parallel loop makes new ones."""
     lines = Path("/proc/self/maps").read_text().splitlines()
     for path in sorted({match[0] for line in lines if (match := re.search(r"/\S*$", line))}):
         if not _OPENMP.search(path):

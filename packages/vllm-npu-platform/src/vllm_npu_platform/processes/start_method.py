@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import sys
-from multiprocessing import context, popen_spawn_posix
+from multiprocessing import context, popen_forkserver, popen_spawn_posix
 from multiprocessing.popen_fork import Popen
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -58,7 +59,7 @@ def chosen_by_user() -> str | None:
     return None if by_command else value
 
 
-def method_for(process: BaseProcess) -> str:
+def method_for(process: Any) -> str:
     """How to start a process now; says why at debug level."""
     chosen = chosen_by_user()
     if chosen is not None:
@@ -89,9 +90,12 @@ def prepare() -> None:
 
     To be called while vLLM is being imported; costs nothing where a fork will do.
     """
+    if multiprocessing.parent_process() is not None:  # an engine's process already
+        return
+    if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0":
+        return
     wanted = chosen_by_user()
-    needed = wanted == "forkserver" or (wanted is None and bool(obstacles()))
-    if needed and os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
+    if wanted == "forkserver" or (wanted is None and obstacles()):
         fork_server.start()
 
 
@@ -106,11 +110,11 @@ class _Process(BaseProcess):
         method = method_for(process)
         if method == "fork":
             return forking.Popen(process)
-        with hidden_if_unguarded():
-            if method == "spawn":
-                return popen_spawn_posix.Popen(process)
+        if method == "forkserver":
             process._environment = dict(os.environ)
-            return fork_server.Popen(process)
+        started = popen_forkserver if method == "forkserver" else popen_spawn_posix
+        with hidden_if_unguarded():
+            return started.Popen(process)
 
     def run(self) -> None:
         """In the child."""

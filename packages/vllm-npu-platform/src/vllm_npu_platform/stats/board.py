@@ -8,11 +8,13 @@ one costs no system call, so it may happen in every step.
 from __future__ import annotations
 
 import atexit
+import fcntl
 import json
 import os
 import stat
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,9 +50,13 @@ class BoardWriter:
             raise ValueError(f"{len(names)} counters don't fit into a header of {HEADER_BYTES} B.")
         self._path = path
         self._index = {name: position for position, name in enumerate(names)}
+        sweep(path.parent)
         body = np.zeros(len(names), dtype=np.float64).tobytes()
         draft = path.with_suffix(".draft")
-        draft.write_bytes(header.ljust(HEADER_BYTES) + body)
+        self._file = draft.open("wb")  # open as long as this process lives, with the lock
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._file.write(header.ljust(HEADER_BYTES) + body)
+        self._file.flush()
         draft.rename(path)  # A reader sees the whole file or none.
         self._values = np.memmap(path, np.float64, "r+", HEADER_BYTES, (len(names),))
 
@@ -61,6 +67,15 @@ class BoardWriter:
     def close(self) -> None:
         """Take the board away."""
         self._path.unlink(missing_ok=True)
+        self._file.close()
+
+
+def sweep(directory: Path) -> None:
+    """Take away boards of workers that were killed: nobody holds their locks."""
+    for path in directory.glob("*.board"):
+        with suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 class BoardReader:

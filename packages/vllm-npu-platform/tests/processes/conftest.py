@@ -1,4 +1,4 @@
-"""Scripts in processes of their own: what threads and signals a test runner has is its own affair."""
+"""Scripts in processes of their own, which have no threads and signal handlers of a test runner."""
 
 from __future__ import annotations
 

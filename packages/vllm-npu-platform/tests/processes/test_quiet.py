@@ -41,14 +41,14 @@ def test_threads_of_zeromq_are_harmless(output: Output) -> None:
 
 
 def test_pools_of_openmp_and_openblas_end_before_a_fork_and_come_back(output: Output) -> None:
-    """The child computes, which hangs where a pool is thought to be there; and so does the parent."""
+    """Both sides compute afterwards, which would hang if a lost pool were waited for."""
     source = """
 import os
 import numpy, torch
 from vllm_npu_platform.processes.quiet import obstacles
 def compute():
-    ones = torch.ones(512, 512)
-    return float((ones @ ones).sum()), float((numpy.ones((512, 512)) @ numpy.ones((512, 512))).sum())
+    ones, plain = torch.ones(512, 512), numpy.ones((512, 512))
+    return float((ones @ ones).sum()), float((plain @ plain).sum())
 wanted = compute()
 assert obstacles() == []
 child = os.fork()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -78,19 +79,23 @@ class NPUWorker(Worker):
         executors = self.model_runner.build_executors()
         shapes = [f"{each.prefix}{shape}" for each in executors for shape in each.shapes]
         declared = self.counters.declare(shapes)
-        try:
-            path = board_path(self.vllm_config)
-            self.counters.board = BoardWriter(path, declared)
-            take_away_at_end(path)
-        except OSError as error:
-            _logger.warning("There will be no vllm_npu metrics: %s", error)
         seconds = 0.0
         if self.target.settings.warm_up:
             with torch.inference_mode():
                 seconds = warm_up(executors, self.model_runner.logits)
+        self._show_counters(declared)
         set_random_seed(self.model_config.seed)
         _logger.info(start_up_line(self, executors, seconds))
         return CompilationTimes(language_model=seconds, encoder=0.0)
+
+    def _show_counters(self, names: Sequence[str]) -> None:
+        """From here on the API server sees them; a start that is killed leaves no board."""
+        try:
+            path = board_path(self.vllm_config)
+            take_away_at_end(path)
+            self.counters.show(BoardWriter(path, names))
+        except OSError as error:
+            _logger.warning("There will be no vllm_npu metrics: %s", error)
 
     @torch.inference_mode()
     def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:

@@ -54,6 +54,12 @@ class Counters:
         self.values = dict.fromkeys(names, 0.0)
         return names
 
+    def show(self, board: BoardWriter) -> None:
+        """Write on a board from now on, and what was counted before."""
+        for name, value in self.values.items():
+            board.add(name, value)
+        self.board = board
+
     def add(self, name: str, amount: float = 1.0) -> None:
         """Count."""
         self.values[name] = self.values.get(name, 0.0) + amount

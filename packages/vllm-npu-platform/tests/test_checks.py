@@ -168,7 +168,7 @@ REFUSED = [
     ("cache_config.kv_sharing_fast_prefill", True, "--kv-sharing-fast-prefill"),
     ("offload_config.uva.cpu_offload_gb", 4, "--cpu-offload-gb 4"),
     ("offload_config.prefetch.offload_group_size", 2, "--offload-group-size"),
-    ("model_config.dtype", torch.float64, "--dtype float64: paper computes in float32, bfloat16"),
+    ("model_config.dtype", torch.float64, "--dtype float64: paper serves float32, bfloat16"),
     ("model_config.quantization", "fp8", "--quantization fp8: not supported"),
     ("model_config.multimodal_config", SimpleNamespace(), "LlamaForCausalLM: multimodal"),
     ("model_config.is_encoder_decoder", True, "LlamaForCausalLM: encoder-decoder"),
@@ -202,7 +202,7 @@ def test_a_setting_that_is_not_supported_is_refused(
 
 
 DEVICE_REFUSES = [
-    ({"dtypes": (torch.float16,)}, {}, "--dtype float32: paper computes in float16"),
+    ({"dtypes": (torch.float16,)}, {}, "--dtype float32: paper serves float16"),
     (
         {"kv_cache_dtypes": (torch.float16,)},
         {},

@@ -31,6 +31,11 @@ PLAIN, OPAQUE = {"kv_layout": "NHC"}, {"kv_layout": "opaque"}
 LAYOUTS = [PLAIN, OPAQUE]
 UINT4: torch.dtype = torch.uint4  # type: ignore[attr-defined]
 KEPT = (torch.float32, UINT4)
+# A device that computes models of 16 bits in float32.
+WIDE = {
+    "kv_cache_dtypes": (torch.float32, torch.float16),
+    "arithmetic": {torch.float16: torch.float32, torch.bfloat16: torch.float32},
+}
 HEADS, SIZE, BLOCK = 2, 64, 32
 PLAIN_BYTES = 2 * HEADS * SIZE * BLOCK * 4
 SPECS: dict[str, KVCacheSpec] = {
@@ -79,6 +84,49 @@ def test_the_dtype_is_the_options_or_the_settings_and_else_the_models(
 ) -> None:
     config.cache_config.cache_dtype = option
     assert kv_dtype(config, make_target(layout, kv_cache_dtype=setting)) is dtype
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize(
+    ("model", "dtype"),
+    [
+        (torch.float32, torch.float32),
+        (torch.float16, torch.float16),  # computed in float32, and kept
+        (torch.bfloat16, torch.float32),  # computed in float32, and not kept
+    ],
+)
+def test_nothing_is_rounded_on_its_way_through_a_cache_that_nobody_chose(
+    layout: dict[str, Any],
+    model: torch.dtype,
+    dtype: torch.dtype,
+    config: Any,
+    make_target: MakeTarget,
+) -> None:
+    config.model_config.dtype = model
+    target = make_target({**layout, **WIDE})
+    assert kv_dtype(config, target) is dtype
+
+
+@pytest.mark.parametrize(
+    ("layout", "allowed"), [(PLAIN, "float32, float16, bfloat16"), (OPAQUE, "float32, float16")]
+)
+def test_the_host_keeps_a_models_dtype_that_is_computed_in_another(
+    layout: dict[str, Any],
+    allowed: str,
+    checked: VllmConfig,
+    make_target: MakeTarget,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checked.model_config, "dtype", torch.bfloat16)
+    target = make_target({**layout, **WIDE})
+    check_config(checked, target)
+    monkeypatch.setattr(checked.cache_config, "cache_dtype", "bfloat16")
+    if layout is PLAIN:
+        check_config(checked, target)
+        monkeypatch.setattr(checked.cache_config, "cache_dtype", "fp8")
+    with pytest.raises(ConfigurationError) as error:
+        check_config(checked, target)
+    assert f"paper keeps KV in {allowed}. Choose one; 'auto' takes float32." in str(error.value)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)

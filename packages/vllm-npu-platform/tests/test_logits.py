@@ -166,7 +166,7 @@ def test_logits_are_float32_whatever_the_models_dtype(
     dtype: torch.dtype, target: Target, route: Route
 ) -> None:
     if dtype not in target.device.capabilities.dtypes:
-        pytest.skip(f"{target.device.name} doesn't compute in {dtype}")
+        pytest.skip(f"{target.device.name} doesn't serve {dtype}")
     model, hidden = Model(dtype), states(3, dtype)
     graph = route(model)
     logits = graph(hidden)
@@ -176,6 +176,25 @@ def test_logits_are_float32_whatever_the_models_dtype(
     torch.testing.assert_close(logits, exact, rtol=rough, atol=rough)
     graph.close()
     assert graph(hidden).dtype is torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_states_are_not_rounded_where_the_device_computes_in_float32(
+    dtype: torch.dtype, target: Target, make_compiler: Callable[..., Compiler], route: Route
+) -> None:
+    """They come as the arithmetic gives them, and the head reads them so."""
+    can = target.device.capabilities
+    if can.computes_in(dtype) is not torch.float32:
+        pytest.skip(f"{target.device.name} computes {dtype} in itself")
+    assert make_compiler(target, None, dtype).hidden_dtype(dtype) is torch.float32
+    model, hidden = Model(dtype), states(3)
+    graph = route(model)
+    exact = by_host(Model(dtype).float(), hidden)
+    torch.testing.assert_close(graph(hidden), exact)
+    graph.close()
+    rough = graph(hidden)
+    torch.testing.assert_close(rough, exact, rtol=0.05, atol=0.05)
+    assert not torch.allclose(rough, exact, rtol=1e-5, atol=1e-5)
 
 
 def test_logits_are_the_callers_own(route: Route) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 
 from vllm_npu_platform.graph.shapes import graph_shapes
@@ -61,6 +62,36 @@ def test_it_names_device_dtype_cache_graphs_and_what_the_host_does(
     assert buckets == "buckets tokens=8, tokens=64"
     assert left == "on the host: aten.cumsum, aten.sort"
     assert threads == f"threads: PyTorch {torch.get_num_threads()}"
+
+
+ALL = (torch.float32, torch.bfloat16, torch.float16)
+WIDE = dict.fromkeys((torch.bfloat16, torch.float16), torch.float32)
+FASTER = "packed weights are faster: --quantization npu_w8a16 or npu_w4a16"
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "formats", "method", "suggested"),
+    [
+        (WIDE, ("u4",), None, True),
+        (WIDE, ("u4",), "gptq", False),
+        (WIDE, (), None, False),
+        ({torch.bfloat16: torch.float32}, ("u4",), None, False),  # float16 would be faster, too
+    ],
+)
+def test_it_says_what_a_model_is_computed_in_and_what_would_be_faster(
+    make_target: Callable[..., Target],
+    make_config: Callable[..., Any],
+    arithmetic: dict[torch.dtype, torch.dtype],
+    formats: tuple[str, ...],
+    method: str | None,
+    suggested: bool,
+) -> None:
+    limits = {"dtypes": ALL, "arithmetic": arithmetic, "weight_formats": formats}
+    config = make_config()
+    config.model_config.quantization = method
+    line = start_up_line(worker(make_target(limits), config, []), [], 0.0)
+    assert parts(line)[1] == "bfloat16 computed in float32"
+    assert (FASTER in line) is suggested
 
 
 def test_it_says_so_where_there_is_no_cache_no_graph_and_nothing_left_over(

@@ -24,12 +24,15 @@ OPAQUE = "opaque"
 
 
 def kv_dtype(config: VllmConfig, target: Target) -> torch.dtype:
-    """Dtype of the KV cache: the setting's, or what vLLM's own option says.
+    """Dtype of the KV cache: the setting's, or what vLLM's own option says. Where neither says, see
+    `automatic_dtype`.
 
     Raises:
         ConfigurationError: the two contradict each other.
     """
     wanted, given = target.settings.kv_cache_dtype, config.cache_config.cache_dtype
+    if wanted == given == "auto":
+        return automatic_dtype(config.model_config.dtype, target)
     if wanted == "auto":
         dtype: torch.dtype = kv_cache_dtype_str_to_dtype(given, config.model_config)
         return dtype
@@ -40,6 +43,18 @@ def kv_dtype(config: VllmConfig, target: Target) -> torch.dtype:
         )
     chosen: torch.dtype = getattr(torch, wanted)
     return chosen
+
+
+def automatic_dtype(model: torch.dtype, target: Target) -> torch.dtype:
+    """Dtype of the KV cache where nobody chose one: the model's if the device keeps that.
+
+    A device that computes the model's dtype in a wider one may not. Then it is the best that it
+    keeps, so that no number is rounded on its way through the cache.
+    """
+    capabilities = target.device.capabilities
+    if model not in capabilities.arithmetic or model in capabilities.kv_cache_dtypes:
+        return model
+    return capabilities.kv_cache_dtypes[0]
 
 
 def is_opaque(config: VllmConfig, target: Target) -> bool:

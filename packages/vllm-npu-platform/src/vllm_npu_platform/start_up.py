@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from vllm_npu_platform.checks.quantization import ON_LOAD
 from vllm_npu_platform.graph.shapes import contract_of
 from vllm_npu_platform.kv_cache import is_opaque, kv_dtype
 from vllm_npu_platform.memory import GIB
@@ -14,6 +15,8 @@ from vllm_npu_platform.sessions import in_session
 from vllm_npu_platform.stats import counters as names
 
 if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
     from vllm_npu_platform.graph.executor import GraphExecutor
     from vllm_npu_platform.target import Target
     from vllm_npu_platform.worker import NPUWorker
@@ -39,7 +42,7 @@ def start_up_line(worker: NPUWorker, executors: Sequence[GraphExecutor], seconds
     if size:
         own = is_opaque(config, target)
         dtypes = {kv_dtype(config, target)} if own else {each.dtype for each in caches.values()}
-        names_of = "/".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        names_of = "/".join(sorted(map(_short, dtypes)))
         kind = f"KV in {device.driver.name}'s own layout" if own else "KV NHC"
         blocks = worker.cache_config.num_gpu_blocks
         layout = f"{kind}, {size / GIB:.2f} GiB of {names_of}, {blocks} blocks"
@@ -56,7 +59,7 @@ def start_up_line(worker: NPUWorker, executors: Sequence[GraphExecutor], seconds
     host = sorted({name for each in executors for name in each.host_operators})
     parts = [
         where,
-        str(runner.dtype).removeprefix("torch."),
+        *_arithmetic(runner.dtype, config, target),
         f"{contract_of(target, config)} contract, {layout}",
         graphs,
         f"buckets {buckets}" if buckets else "no buckets",
@@ -64,6 +67,27 @@ def start_up_line(worker: NPUWorker, executors: Sequence[GraphExecutor], seconds
         _threads(target),
     ]
     return "; ".join(parts)
+
+
+def _arithmetic(dtype: torch.dtype, config: VllmConfig, target: Target) -> list[str]:
+    """The model's dtype; where it isn't what the device computes in, that too, and what would be
+    faster where there is no arithmetic of 16 bits at all."""
+    can = target.device.capabilities
+    name, computed = _short(dtype), can.computes_in(dtype)
+    if computed is dtype:
+        return [name]
+    parts = [f"{name} computed in {_short(computed)}"]
+    widened = all(can.computes_in(each) is torch.float32 for each in can.dtypes)
+    if widened and can.weight_formats and config.model_config.quantization is None:
+        parts.append(
+            "no 16-bit arithmetic here, so packed weights are faster: --quantization "
+            f"{' or '.join(sorted(ON_LOAD, reverse=True))}"
+        )
+    return parts
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _threads(target: Target) -> str:

@@ -151,7 +151,7 @@ def test_devices_that_open_them(device: str) -> None:
 
 
 def test_a_dtype_that_the_device_does_not_compute_in(source: Path) -> None:
-    assert "--dtype bfloat16: openvino:NPU computes in float16" in refusal(
+    assert "--dtype bfloat16: openvino:NPU serves float16" in refusal(
         source, device="openvino:NPU", dtype="bfloat16"
     )
 

@@ -15,6 +15,7 @@ from vllm_npu_runtime.drivers.base import KVContract
 from vllm_npu_runtime.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    import torch
     from vllm.config import VllmConfig
 
     from vllm_npu_platform.target import Target
@@ -114,7 +115,7 @@ def _model(config: VllmConfig, target: Target) -> Iterator[str]:
     architecture = ", ".join(model.architectures)
     if model.dtype not in device.capabilities.dtypes:
         allowed = ", ".join(_short(dtype) for dtype in device.capabilities.dtypes)
-        yield f"--dtype {_short(model.dtype)}: {device.name} computes in {allowed}. Choose one."
+        yield f"--dtype {_short(model.dtype)}: {device.name} serves {allowed}. Choose one."
     yield from quantization_problems(config, target)
     if model.multimodal_config is not None:
         yield f"{architecture}: multimodal models are not supported yet. Use a text-only model."
@@ -157,14 +158,16 @@ def _kv_cache(config: VllmConfig, target: Target) -> Iterator[str]:
     # "auto" is the model's dtype; where that is refused already, mending it mends this.
     automatic = cache.cache_dtype == target.settings.kv_cache_dtype == "auto"
     refused = automatic and dtype not in capabilities.dtypes
-    # The host writes a plain cache, and it can't quantize.
-    plain = not is_opaque(config, target)
-    kept = [d for d in capabilities.kv_cache_dtypes if d.is_floating_point or not plain]
+    kept = list(capabilities.kv_cache_dtypes)
+    if not is_opaque(config, target):
+        # The host writes a plain cache, and it can't quantize; graphs widen what they read of it.
+        floats = [each for each in kept if each.is_floating_point]
+        kept = list(dict.fromkeys([*floats, *capabilities.arithmetic]))
     if quantized or (dtype not in kept and not refused):
         allowed = ", ".join(map(_short, kept))
         yield (
             f"{_kv_option(config, target)}: {target.device.name} keeps KV in {allowed}. "
-            f"Choose one; 'auto' takes the model's dtype, {_short(model.dtype)}."
+            f"Choose one; 'auto' takes {_automatic(model.dtype, target)}."
         )
     sizes = capabilities.block_sizes
     given = cache.user_specified_block_size
@@ -270,6 +273,14 @@ def _kv_option(config: VllmConfig, target: Target) -> str:
     if target.settings.kv_cache_dtype != "auto":
         return f"kv_cache_dtype '{target.settings.kv_cache_dtype}'"
     return f"--kv-cache-dtype {config.cache_config.cache_dtype}"
+
+
+def _automatic(dtype: torch.dtype, target: Target) -> str:
+    """What KV is kept in where nobody chose, for a model's dtype."""
+    from vllm_npu_platform.kv_cache import automatic_dtype
+
+    chosen = automatic_dtype(dtype, target)
+    return f"the model's dtype, {_short(dtype)}" if chosen is dtype else _short(chosen)
 
 
 def _short(dtype: object) -> str:

@@ -49,7 +49,22 @@ class Compiler:
         self.target = target
         self.cache = cache
         self._device = target.device
+        model = vllm_config.model_config
+        self._generates = model is None or model.runner_type == "generate"
         self._options = compile_options(vllm_config, target)
+
+    def hidden_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Dtype of hidden states between a model's graph and its head's: that of the arithmetic, so
+        that they aren't rounded to the model's on the way. Where the host may have the head, the
+        model's.
+
+        Args:
+            dtype: of the model.
+        """
+        capabilities = self.target.device.capabilities
+        if not (capabilities.dynamic_tokens and self._generates):
+            return dtype
+        return capabilities.computes_in(dtype)
 
     def compile(
         self, name: str, function: Function, inputs: Iterable[Named], model: torch.nn.Module

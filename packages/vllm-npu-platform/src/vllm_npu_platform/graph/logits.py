@@ -32,8 +32,8 @@ class LogitsGraph:
     Args:
         name: of the graph.
         model: vLLM's model.
-        hidden: hidden states of the most rows that there may be, `[rows, hidden]`; its memory is
-            what the graph reads.
+        hidden: hidden states of the most rows that there may be, `[rows, hidden]`, in the model's
+            dtype or that of the device's arithmetic; its memory is what the graph reads.
         compiler: of the engine's graphs.
         counters: what is counted.
     """
@@ -49,6 +49,7 @@ class LogitsGraph:
         self.name = name
         self._model = model
         self._head: Callable[[torch.Tensor], torch.Tensor] = model.compute_logits  # type: ignore[assignment]
+        self._dtype = next(model.parameters()).dtype
         self._buffer = hidden
         self._compiler = compiler
         self._counters = counters
@@ -58,7 +59,7 @@ class LogitsGraph:
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """Float32 logits `[rows, vocabulary]` of states `[rows, hidden]`. The caller owns them."""
         if self._executable is None:
-            return self._head(hidden).float()
+            return self._head(hidden.to(self._dtype)).float()
         rows = hidden.shape[0]
         if self._bound is None or self._bound.shape[0] != rows:
             self._bound = self._buffer[:rows]
@@ -72,10 +73,10 @@ class LogitsGraph:
     def compile(self) -> None:
         """Make the graph. A head that can't be captured stays on the host, and the log says so."""
         begin = time.perf_counter()
-        head, hidden = self._head, self._buffer
+        head, hidden, dtype = self._head, self._buffer, self._dtype
 
         def function() -> Mapping[str, torch.Tensor]:
-            return {NAME: head(hidden).float()}  # what vLLM's sampler works in
+            return {NAME: head(hidden.to(dtype)).float()}  # what vLLM's sampler works in
 
         given = Named(INPUT, Kind.INPUT, hidden, {0: Varying("rows", hidden.shape[0])})
         try:
@@ -120,7 +121,7 @@ def route_logits(
     """
     if not compiler.target.device.capabilities.dynamic_tokens:
         return None
-    dtype = next(model.parameters()).dtype
+    dtype = compiler.hidden_dtype(next(model.parameters()).dtype)
     hidden = torch.zeros(max(rows, 2), width, dtype=dtype)
     graph = LogitsGraph(name, model, hidden, compiler, counters)
     model.compute_logits = graph  # type: ignore[assignment]

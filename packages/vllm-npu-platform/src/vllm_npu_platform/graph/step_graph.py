@@ -126,7 +126,9 @@ def _compile(
     arguments: dict[str, Any] = {"input_ids": None, **views.inputs}
 
     def forward() -> Mapping[str, torch.Tensor]:
-        return _outputs(model(**arguments), metadata)
+        outputs = _outputs(model(**arguments), metadata, layers)
+        outputs[HIDDEN] = outputs[HIDDEN].to(compiler.hidden_dtype(outputs[HIDDEN].dtype))
+        return outputs
 
     arguments.setdefault("intermediate_tensors", None)
     arguments.setdefault("inputs_embeds", None)
@@ -140,14 +142,18 @@ def _compile(
         return compiler.compile(name, forward, [*views.named(), *caches], model)
 
 
-def _outputs(result: Any, metadata: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """A forward pass's result by name, with the new keys and values of a gather graph."""
+def _outputs(
+    result: Any, metadata: Mapping[str, Any], layers: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """A forward pass's result by name, with the new keys and values of a gather graph, in their
+    cache's dtype: a device that computes in a wider one than the model's rounds them once."""
     hidden, auxiliary = result if isinstance(result, tuple) else (result, ())
     outputs = {HIDDEN: hidden}
     for index, tensor in enumerate(auxiliary):
         outputs[f"{AUXILIARY}{index}"] = tensor
     for layer, each in metadata.items():
         if isinstance(each, GatherMetadata) and layer in each.new_keys:
-            outputs[KEY + layer] = each.new_keys[layer]
-            outputs[VALUE + layer] = each.new_values[layer]
+            dtype = layers[layer].kv_cache.dtype
+            outputs[KEY + layer] = each.new_keys[layer].to(dtype)
+            outputs[VALUE + layer] = each.new_values[layer].to(dtype)
     return outputs

@@ -131,7 +131,7 @@ class Manifest(_Part):
         source: name of the model that it was made from.
         architecture: vLLM's class for it, as "NPUQwen3ForCausalLM".
         device: for which it was compiled, as "openvino:CPU".
-        dtype: that it computes in.
+        dtype: of the model.
         weights: format of the matrices.
         model: sizes.
         limits: what it was compiled for.

@@ -59,6 +59,10 @@ def _cells(device: DeviceReport) -> tuple[str, ...]:
         in_words(device.total_memory),
         in_words(device.free_memory),
         "yes" if device.is_npu else "no",
-        ", ".join(device.dtypes),
+        ", ".join(_dtype(each, device.arithmetic.get(each)) for each in device.dtypes),
         ", ".join(device.kv_contracts),
     )
+
+
+def _dtype(name: str, computed: str | None) -> str:
+    return f"{name} (computed in {computed})" if computed else name

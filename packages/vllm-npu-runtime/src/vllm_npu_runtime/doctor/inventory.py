@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class DeviceReport(BaseModel):
     """One device: what it is, what it can do, or why that couldn't be found out.
 
-    Memory is in bytes; dtypes by their names in torch.
+    Memory is in bytes; dtypes by their names in torch. `arithmetic` has the dtypes that are computed
+    in another one, and in which.
     """
 
     name: str
@@ -26,6 +27,7 @@ class DeviceReport(BaseModel):
     free_memory: int
     shares_host_memory: bool
     dtypes: list[str] = []
+    arithmetic: dict[str, str] = {}
     kv_cache_dtypes: list[str] = []
     kv_contracts: list[str] = []
     static_shapes_only: bool | None = None
@@ -34,6 +36,12 @@ class DeviceReport(BaseModel):
     block_sizes: list[int] | None = None
     weight_formats: list[str] = []
     error: str | None = None
+
+    @property
+    def widens_everything(self) -> bool:
+        """Whether models of 16 bits are computed in float32 here, whichever dtype they have."""
+        short = [each for each in self.dtypes if each != "float32"]
+        return bool(short) and all(self.arithmetic.get(each) == "float32" for each in short)
 
 
 class DriverReport(BaseModel):
@@ -76,6 +84,7 @@ def _device_report(driver: Driver, info: DeviceInfo) -> DeviceReport:
         report.error = _in_words(problem)
         return report
     report.dtypes = [_dtype(each) for each in can.dtypes]
+    report.arithmetic = {_dtype(each): _dtype(wide) for each, wide in can.arithmetic.items()}
     report.kv_cache_dtypes = [_dtype(each) for each in can.kv_cache_dtypes]
     report.kv_contracts = [each.value for each in can.kv_contracts]
     report.static_shapes_only = can.static_shapes_only

@@ -13,7 +13,7 @@ from vllm_npu_runtime.doctor.redaction import without_secrets, without_whereabou
 from vllm_npu_runtime.doctor.result import Result
 from vllm_npu_runtime.doctor.sizes import in_words
 
-PREFIXES = ("VLLM_", "OMP_", "HF_HUB_OFFLINE")
+PREFIXES = ("VLLM_", "OMP_", "HF_HUB_OFFLINE", "NPU_", "ONEDNN_MAX_CPU_ISA")
 
 
 def markdown(environment: Environment, results: Iterable[Result]) -> str:
@@ -66,7 +66,8 @@ def _devices(environment: Environment) -> Iterator[str]:
         for device in report.devices:
             kind = ", NPU" if device.is_npu else ""
             memory = in_words(device.total_memory)
-            yield f"  - {device.name}: {device.description}, {memory}{kind}"
+            wide = "".join(f", {each} in {in_}" for each, in_ in device.arithmetic.items())
+            yield f"  - {device.name}: {device.description}, {memory}{kind}{wide}"
 
 
 def _variables(environment: Environment) -> list[str]:

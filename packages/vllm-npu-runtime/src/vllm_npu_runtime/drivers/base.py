@@ -59,8 +59,11 @@ class Capabilities:
     """What a device can do.
 
     Attributes:
-        dtypes: model dtypes, best first.
-        kv_cache_dtypes: KV cache dtypes, best first.
+        dtypes: of models that it serves, best first.
+        arithmetic: dtypes of models that it computes in another one, and in which, as
+            `{bfloat16: float32}`; every other dtype is computed in itself.
+        kv_cache_dtypes: KV cache dtypes, best first. A model's own is taken where it is among
+            them, else the first, unless the user chooses.
         kv_contracts: contracts that it serves, best first.
         kv_layout: layout of a layer's cache under the paged contract. "NHC": `[blocks, kv_heads,
             block_size, 2 * head_size]`, keys in the first half of the last axis, values in the
@@ -98,6 +101,11 @@ class Capabilities:
     stateful: bool = False
     opens_any: bool = False
     placement: frozenset[str] = frozenset()
+    arithmetic: Mapping[torch.dtype, torch.dtype] = field(default_factory=dict)
+
+    def computes_in(self, dtype: torch.dtype) -> torch.dtype:
+        """What a model of a dtype is computed in."""
+        return self.arithmetic.get(dtype, dtype)
 
 
 @dataclass(frozen=True)

@@ -96,9 +96,11 @@ class OpenVINODriver:
     ) -> tuple[int, ...]:
         """Keys and values, read from the ports of a model compiled to find out."""
         require()
+        from vllm_npu_runtime.openvino.config import compile_config
         from vllm_npu_runtime.openvino.options import OpenVINOOptions
 
-        return _kv_block_parts(device, block, dtype, OpenVINOOptions.of(options))
+        config = compile_config(device, OpenVINOOptions.of(options), dtype, block.dtype)
+        return _kv_block_parts(device, block, frozenset(config.items()))
 
     def host_threads(self, device: str, options: Mapping[str, object]) -> int | None:
         """On a CPU, one for each core unless the options say otherwise."""
@@ -266,14 +268,12 @@ def _keeps_blob(options: OpenVINOOptions, device: str) -> bool:
 
 @cache
 def _kv_block_parts(
-    device: str, block: KVBlock, dtype: torch.dtype, options: OpenVINOOptions
+    device: str, block: KVBlock, config: frozenset[tuple[str, Any]]
 ) -> tuple[int, ...]:
-    from vllm_npu_runtime.openvino.config import compile_config
     from vllm_npu_runtime.openvino.devices import core
     from vllm_npu_runtime.openvino.functional import KEYS, VALUES
     from vllm_npu_runtime.openvino.kv_cache import block_bytes, probe
 
-    config = compile_config(device, options, dtype, block.dtype)
-    compiled = core().compile_model(probe(block), device, config)
+    compiled = core().compile_model(probe(block), device, dict(config))
     ports = {port.get_any_name(): port for port in compiled.inputs}
     return block_bytes(ports[KEYS]), block_bytes(ports[VALUES])

@@ -41,7 +41,7 @@ class Request:
 
     Attributes:
         device: ``<driver>[:<device>]`` or ``auto``.
-        dtype: that it computes in; "auto": the checkpoint's, or the best that the device has.
+        dtype: of the model; "auto": the checkpoint's, or the best that the device serves.
         weights: format of the matrices; None: the dtype's.
         max_batch_size: requests at once; None: as many as suits the device.
         prefill_chunk_size: tokens of a prompt in a step; None: as many as suits the device.
@@ -64,7 +64,7 @@ class Plan:
 
     Attributes:
         device: by its full name.
-        dtype: that it computes in.
+        dtype: of the model.
         weights: format of the matrices.
         limits: what it is compiled for.
     """
@@ -166,7 +166,7 @@ def check_tensors(source: Source, tensors: Tensors, model: PreTrainedModel, weig
 
 
 def _device(spec: str) -> tuple[str, tuple[str, ...]]:
-    """A device's full name, and the dtypes that it computes in."""
+    """A device's full name, and the dtypes that it serves."""
     if other := _OTHER_COMPILERS.get(spec.partition(":")[0]):
         raise ConfigurationError(f"--device {spec}: models for it are made by {other}.")
     try:
@@ -199,7 +199,7 @@ def _dtype(
         problems.append(str(ConfigurationError.unknown("dtype", wanted, ("auto", *DTYPES))))
     elif wanted not in offered:
         problems.append(
-            f"--dtype {wanted}: {device} computes in {', '.join(offered)}. Choose one of these, "
+            f"--dtype {wanted}: {device} serves {', '.join(offered)}. Choose one of these, "
             "or auto."
         )
     return wanted

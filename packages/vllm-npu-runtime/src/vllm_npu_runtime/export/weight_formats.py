@@ -203,7 +203,7 @@ def embeddings(weights: str, dtype: str) -> WeightFormat:
 
     Args:
         weights: as for `matrices`.
-        dtype: that the model computes in.
+        dtype: of the model.
     """
     return Plain(_FLOATS.get(weights, dtype))
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from vllm_npu_runtime.errors import ConfigurationError
-from vllm_npu_runtime.openvino.devices import KV_DTYPES
+from vllm_npu_runtime.openvino import processor
+from vllm_npu_runtime.openvino.devices import KV_DTYPES, precisions
 from vllm_npu_runtime.openvino.options import OpenVINOOptions
 from vllm_npu_runtime.program import Program
 
@@ -35,19 +36,21 @@ def compile_config(
     Args:
         device: as OpenVINO names it.
         options: what the user chose.
-        dtype: that the model computes in.
+        dtype: of the model.
         kv: of a paged cache; None: the model's, or else the best that its arithmetic allows.
         rounded: whether to round activations as the option `dynamic_quantization` says, which
             must be given.
 
     Raises:
-        ConfigurationError: an option of another device, options that exclude each other, or a
-            cache that the precision forbids.
+        ConfigurationError: an option of another device or processor, options that exclude each
+            other, or a cache that the precision forbids.
     """
     kind = device.split(".")[0]
     _check_device(kind, options)
     if kind == "NPU":
         return _npu(options)
+    if kind == "CPU":
+        _check_processor(options)
     precision = options.precision or _arithmetic(kind, dtype)
     config: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": precision,
@@ -106,13 +109,12 @@ def host_threads(device: str, options: OpenVINOOptions) -> int | None:
 
 
 def _arithmetic(kind: str, dtype: torch.dtype) -> str:
-    """What a model of a dtype computes in, unless the user says otherwise."""
-    # On CPU, PagedAttention in f16 gives garbage for several tokens of a request (2026.4.1).
-    return "f32" if kind == "CPU" and dtype is torch.float16 else NAMES[dtype]
+    """What a model of a dtype is computed in, unless the user says otherwise."""
+    return NAMES[processor.closest(dtype, precisions("CPU")) if kind == "CPU" else dtype]
 
 
 def dtype_of(program: Program) -> torch.dtype:
-    """What a program computes in: the most frequent floating dtype of its weights and inputs."""
+    """The dtype of a program's model: the most frequent floating dtype of its weights and inputs."""
     bindings = [*program.inputs, *program.outputs]
     found = [each.dtype for each in bindings if each.dtype in KV_DTYPES]
     return max(KV_DTYPES, key=found.count)
@@ -157,6 +159,23 @@ def _check_device(kind: str, options: OpenVINOOptions) -> None:
     ):
         raise ConfigurationError(
             f"Options {', '.join(loose)} of driver 'openvino' need 'npuw': true."
+        )
+
+
+def _check_processor(options: OpenVINOOptions) -> None:
+    """Refuse what OpenVINO would take and this processor's kernels not do, without a word."""
+    computed = [NAMES[dtype] for dtype in precisions("CPU")]
+    if options.precision is not None and options.precision not in computed:
+        raise ConfigurationError(
+            f"Option 'precision' of driver 'openvino' is '{options.precision}': this processor "
+            f"computes in {', '.join(computed)}. Choose one of these, or leave the option out: a "
+            "model of any dtype runs in what the processor has."
+        )
+    if options.dynamic_quantization is not None and not processor.rounds_activations():
+        raise ConfigurationError(
+            f"Option 'dynamic_quantization' of driver 'openvino' is {options.dynamic_quantization}: "
+            "it has no effect on this processor, which has no instructions for products of bytes "
+            "(VNNI). Leave the option out; weights stay packed without it."
         )
 
 

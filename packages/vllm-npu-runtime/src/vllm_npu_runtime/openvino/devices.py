@@ -14,9 +14,13 @@ from vllm_npu_runtime.asking import can_ask, in_child
 from vllm_npu_runtime.drivers.base import Capabilities, DeviceInfo, KVContract
 from vllm_npu_runtime.errors import ConfigurationError
 from vllm_npu_runtime.openvino.attention import BLOCK_SIZE
+from vllm_npu_runtime.openvino.processor import closest, computed_dtypes
 from vllm_npu_runtime.ops.packing import WEIGHT_FORMATS
 
-PRECISIONS = {"FP32": torch.float32, "BF16": torch.bfloat16, "FP16": torch.float16}
+GPU_PRECISIONS = {"FP16": torch.float16, "FP32": torch.float32}
+"""By OpenVINO's names, best first."""
+CPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""Dtypes of models that every processor runs, in its own arithmetic."""
 
 # Best first: the smaller a cache, the fewer bytes a step reads, so the order is by exactness.
 KV_DTYPES = {
@@ -82,7 +86,7 @@ def _ask() -> Properties:
 
 
 def capabilities(device: str) -> Capabilities:
-    """What a device can do; the CPU's precisions are those that the processor computes in.
+    """What a device can do. A CPU serves models of every dtype, in the arithmetic that it has.
 
     Raises:
         ConfigurationError: no such device.
@@ -98,14 +102,16 @@ def capabilities(device: str) -> Capabilities:
             kv_contracts=(KVContract.GATHER,),
             stateful=True,
         )
-    dtypes = precisions(device)
-    kv_dtypes = dict.fromkeys(kv for dtype in dtypes for kv in KV_DTYPES[dtype])
+    computed = precisions(device)
     if device != "CPU":
         return Capabilities(
-            dtypes=dtypes, kv_cache_dtypes=dtypes, kv_contracts=(KVContract.GATHER,)
+            dtypes=computed, kv_cache_dtypes=computed, kv_contracts=(KVContract.GATHER,)
         )
+    dtypes = tuple(dict.fromkeys([*computed, *CPU_DTYPES]))
+    kv_dtypes = dict.fromkeys(kv for dtype in computed for kv in KV_DTYPES[dtype])
     return Capabilities(
         dtypes=dtypes,
+        arithmetic={each: closest(each, computed) for each in dtypes if each not in computed},
         kv_cache_dtypes=tuple(sorted(kv_dtypes, key=lambda dtype: not dtype.is_floating_point)),
         kv_contracts=(KVContract.PAGED, KVContract.GATHER),
         kv_layout="opaque",
@@ -119,10 +125,15 @@ def capabilities(device: str) -> Capabilities:
 
 
 def precisions(device: str) -> tuple[torch.dtype, ...]:
-    """The dtypes that a device computes in, finest last but one that halves the bytes first."""
+    """The dtypes that a CPU or GPU computes in, best first.
+
+    Raises:
+        ConfigurationError: see `processor.computed_dtypes`.
+    """
     offered = _properties()[device]["OPTIMIZATION_CAPABILITIES"]
-    order = ("BF16", "FP32", "FP16") if device == "CPU" else ("FP16", "FP32")
-    return tuple(PRECISIONS[name] for name in order if name in offered)
+    if device == "CPU":
+        return computed_dtypes(offered)
+    return tuple(dtype for name, dtype in GPU_PRECISIONS.items() if name in offered)
 
 
 def _info(name: str, properties: dict[str, Any]) -> DeviceInfo:
@@ -145,7 +156,10 @@ def free_memory(device: str) -> int:
 
 
 def fingerprint(device: str) -> str:
-    """Changes with a device and its driver."""
+    """Changes with a device, its driver, and a processor's arithmetic."""
     properties = _properties()[device]
     names = ("FULL_DEVICE_NAME", "DEVICE_ARCHITECTURE", "NPU_DRIVER_VERSION")
-    return "-".join(str(properties.get(name) or "") for name in names)
+    parts = [str(properties.get(name) or "") for name in names]
+    if device == "CPU":
+        parts += [str(dtype).removeprefix("torch.") for dtype in precisions(device)]
+    return "-".join(parts)

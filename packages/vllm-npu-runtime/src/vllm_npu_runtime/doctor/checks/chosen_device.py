@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from vllm_npu_runtime.device import AUTO, for_host
 from vllm_npu_runtime.doctor.environment import Environment
-from vllm_npu_runtime.doctor.result import Result, error, ok, warning
+from vllm_npu_runtime.doctor.result import Result, error, note, ok, warning
 from vllm_npu_runtime.doctor.sizes import in_words
 
 
@@ -31,3 +31,10 @@ def check(environment: Environment) -> Iterator[Result]:
     )
     about = f": {info.description}, {in_words(info.free_memory)} free" if info else ""
     yield ok(f"VLLM_NPU_DEVICE={given} is {found.device}{about}")
+    if info is not None and info.widens_everything and info.weight_formats:
+        short = " and ".join(info.arithmetic)
+        yield note(
+            f"{found.device} computes models in {short} in float32, as it has no 16-bit arithmetic.",
+            "Models with packed weights are faster there: `vllm serve MODEL --quantization "
+            "npu_w8a16`, or npu_w4a16 (vllm-npu-quantization).",
+        )

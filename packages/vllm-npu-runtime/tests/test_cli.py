@@ -22,7 +22,8 @@ ACME = DriverReport(
             total_memory=2**34,
             free_memory=2**33,
             shares_host_memory=False,
-            dtypes=["bfloat16"],
+            dtypes=["bfloat16", "float16"],
+            arithmetic={"float16": "float32"},
             kv_contracts=["gather"],
         )
     ],
@@ -78,7 +79,15 @@ def test_devices_are_a_table() -> None:
     result = run("devices")
     assert result.exit_code == 0
     row = next(line for line in result.stdout.splitlines() if "acme:NPU" in line)
-    for cell in ("ACME One", "16.0 GiB", "8.0 GiB", "yes", "bfloat16", "gather", "acme 7.1"):
+    for cell in (
+        "ACME One",
+        "16.0 GiB",
+        "8.0 GiB",
+        "yes",
+        "bfloat16, float16 (computed in float32)",
+        "gather",
+        "acme 7.1",
+    ):
         assert cell in row
 
 

@@ -11,6 +11,7 @@ from vllm_npu_runtime.doctor import probe as probing
 from vllm_npu_runtime.doctor.environment import Environment
 from vllm_npu_runtime.doctor.inventory import DriverReport
 from vllm_npu_runtime.doctor.probe import Found, probe
+from vllm_npu_runtime.doctor.registry import run as results_of
 from vllm_npu_runtime.doctor.result import Status
 
 from .machine import HOST, finding, setting, with_found
@@ -52,6 +53,33 @@ def test_auto_without_an_npu_is_a_warning_with_the_way_to_the_host(healthy: Envi
         replace(healthy, variables=variables), Found(device_error="No NPU was found.")
     )
     assert "export VLLM_NPU_DEVICE=reference" in finding(sick, "device", Status.WARNING).fix
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "formats", "said"),
+    [
+        ({"bfloat16": "float32", "float16": "float32"}, ["u4"], True),
+        ({"bfloat16": "float32", "float16": "float32"}, [], False),
+        ({"float16": "float32"}, ["u4"], False),
+        ({}, ["u4"], False),
+    ],
+)
+def test_packed_weights_are_suggested_where_there_is_no_16_bit_arithmetic(
+    healthy: Environment, arithmetic: dict[str, str], formats: list[str], said: bool
+) -> None:
+    device = HOST.model_copy(
+        update={
+            "dtypes": ["float32", "bfloat16", "float16"],
+            "arithmetic": arithmetic,
+            "weight_formats": formats,
+        }
+    )
+    found = Found(drivers=[DriverReport(name="acme", devices=[device])], device=HOST.name)
+    told = [each for each in results_of(with_found(healthy, found)) if each.name == "device"]
+    assert [each.status for each in told] == [Status.OK, Status.NOTE][: 1 + said]
+    if said:
+        assert "bfloat16 and float16 in float32" in told[1].detail
+        assert "--quantization npu_w8a16" in told[1].fix and "npu_w4a16" in told[1].fix
 
 
 FAKE_DRIVERS = """

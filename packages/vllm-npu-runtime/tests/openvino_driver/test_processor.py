@@ -155,5 +155,5 @@ def test_rounding_without_effect_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     """OpenVINO would take the option, and round nothing."""
     monkeypatch.setattr(processor, "rounds_activations", lambda: False)
     options = CompileOptions(driver={"dynamic_quantization": 32})
-    with pytest.raises(ConfigurationError, match=r"'dynamic_quantization'.*is 32: it has no effect"):
+    with pytest.raises(ConfigurationError, match=r"'dynamic_quantization'.*32: it has no effect"):
         DRIVER.check("CPU", torch.float32, options)

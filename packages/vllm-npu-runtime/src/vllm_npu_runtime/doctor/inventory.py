@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class DeviceReport(BaseModel):
     """One device: what it is, what it can do, or why that couldn't be found out.
 
-    Memory is in bytes; dtypes by their names in torch. `arithmetic` has the dtypes that are computed
-    in another one, and in which.
+    Memory is in bytes; dtypes by their names in torch. `arithmetic` has the dtypes that are
+    computed in another one, and in which.
     """
 
     name: str

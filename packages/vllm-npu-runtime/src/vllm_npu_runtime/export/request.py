@@ -199,8 +199,7 @@ def _dtype(
         problems.append(str(ConfigurationError.unknown("dtype", wanted, ("auto", *DTYPES))))
     elif wanted not in offered:
         problems.append(
-            f"--dtype {wanted}: {device} serves {', '.join(offered)}. Choose one of these, "
-            "or auto."
+            f"--dtype {wanted}: {device} serves {', '.join(offered)}. Choose one of these, or auto."
         )
     return wanted
 

@@ -114,7 +114,7 @@ def _arithmetic(kind: str, dtype: torch.dtype) -> str:
 
 
 def dtype_of(program: Program) -> torch.dtype:
-    """The dtype of a program's model: the most frequent floating dtype of its weights and inputs."""
+    """Dtype of a program's model: the most frequent floating dtype of weights and inputs."""
     bindings = [*program.inputs, *program.outputs]
     found = [each.dtype for each in bindings if each.dtype in KV_DTYPES]
     return max(KV_DTYPES, key=found.count)
@@ -171,11 +171,11 @@ def _check_processor(options: OpenVINOOptions) -> None:
             f"computes in {', '.join(computed)}. Choose one of these, or leave the option out: a "
             "model of any dtype runs in what the processor has."
         )
-    if options.dynamic_quantization is not None and not processor.rounds_activations():
+    group = options.dynamic_quantization
+    if group is not None and not processor.rounds_activations():
         raise ConfigurationError(
-            f"Option 'dynamic_quantization' of driver 'openvino' is {options.dynamic_quantization}: "
-            "it has no effect on this processor, which has no instructions for products of bytes "
-            "(VNNI). Leave the option out; weights stay packed without it."
+            f"Option 'dynamic_quantization' of driver 'openvino' is {group}: it has no effect on "
+            "this processor, which has no instructions for products of bytes (VNNI). Leave the option out; weights stay packed without it."
         )
 
 

@@ -42,9 +42,9 @@ def computed_dtypes(offered: Collection[str]) -> tuple[torch.dtype, ...]:
     wanted = [part.strip() for part in given.split(",")]
     if unknown := [each for each in wanted if each not in names]:
         raise ConfigurationError(
-            f"{VARIABLE}={given}: this processor doesn't compute in {', '.join(unknown)}, and can't "
-            f"be taken for a better one. It has {', '.join(names)}: name some of these, or unset "
-            "the variable."
+            f"{VARIABLE}={given}: this processor doesn't compute in {', '.join(unknown)}, and "
+            f"can't be taken for a better one. It has {', '.join(names)}: name some of these, or "
+            "unset the variable."
         )
     if _name(torch.float32) not in wanted:
         raise ConfigurationError(
@@ -83,17 +83,19 @@ def _rounds() -> bool:
     weight = ops.constant(random.integers(0, 256, (_OUTPUTS, _INPUTS), np.uint8))
     middle = ops.constant(np.full((1, 1), 128, np.uint8))
     scale = ops.constant(np.full((_OUTPUTS, 1), 1 / 128, np.float32))
-    dense = ops.multiply(ops.subtract(ops.convert(weight, "f32"), ops.convert(middle, "f32")), scale)
+    dense = ops.multiply(
+        ops.subtract(ops.convert(weight, "f32"), ops.convert(middle, "f32")), scale
+    )
     model = ov.Model([ops.matmul(x, dense, False, True)], [x])
     row = random.standard_normal((1, _INPUTS), np.float32)
 
-    def run(group: int) -> np.ndarray:  # type: ignore[type-arg]
+    def run(group: int) -> np.ndarray:
         config = {
             "INFERENCE_PRECISION_HINT": "f32",
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(group),
             "INFERENCE_NUM_THREADS": 1,
         }
-        result: np.ndarray = core().compile_model(model.clone(), "CPU", config)(row)[0]  # type: ignore[type-arg]
+        result: np.ndarray = core().compile_model(model.clone(), "CPU", config)(row)[0]
         return result
 
     return not np.allclose(run(0), run(_GROUP), rtol=1e-5, atol=1e-5)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import pytest
 import torch
 
 from vllm_npu_runtime.capture import Named, capture
 from vllm_npu_runtime.drivers.base import CompileOptions, Executable
 from vllm_npu_runtime.drivers.openvino import OpenVINODriver
 from vllm_npu_runtime.extents import Varying
+from vllm_npu_runtime.openvino.devices import precisions
 from vllm_npu_runtime.openvino.functional import functional, operator_name_or_none
 from vllm_npu_runtime.program import Kind, Program
 
 DRIVER = OpenVINODriver()
+HAS_BFLOAT16 = torch.bfloat16 in precisions("CPU")
+needs_bfloat16 = pytest.mark.skipif(
+    not HAS_BFLOAT16, reason="this processor, or the one that is pretended, has no bfloat16"
+)
 
 
 def make(

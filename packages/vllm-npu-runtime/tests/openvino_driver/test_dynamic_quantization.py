@@ -11,7 +11,7 @@ pytest.importorskip("openvino")
 
 from vllm_npu_runtime.drivers.base import CompileOptions, KVBlock
 from vllm_npu_runtime.errors import BadShapeError, ConfigurationError
-from vllm_npu_runtime.openvino import token_dispatch
+from vllm_npu_runtime.openvino import devices, processor, token_dispatch
 from vllm_npu_runtime.openvino.config import compile_config
 from vllm_npu_runtime.openvino.devices import core
 from vllm_npu_runtime.openvino.kv_cache import probe
@@ -21,10 +21,26 @@ from vllm_npu_runtime.ops.packing import dequantize
 from vllm_npu_runtime.program import Program
 
 from .packed import INPUTS, OUTPUTS, packed_product, packed_weights
-from .programs import DRIVER, load, make
+from .programs import DRIVER, HAS_BFLOAT16, load, make
 
+REALLY_ROUNDS = processor.rounds_activations
 MOST = 64
 X = torch.randn(MOST, INPUTS)
+
+
+@pytest.fixture(autouse=True)
+def _accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything but the rounding itself is the same on a processor that doesn't round."""
+    monkeypatch.setattr(processor, "rounds_activations", lambda: True)
+
+
+@pytest.fixture
+def _with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that computes in bfloat16, for what nothing is compiled for."""
+    changed = {
+        "CPU": {**devices._properties()["CPU"], "OPTIMIZATION_CAPABILITIES": ["FP32", "BF16"]}
+    }
+    monkeypatch.setattr(devices, "_properties", lambda now=False: changed)
 
 
 def _program(
@@ -61,6 +77,8 @@ def test_few_tokens_are_rounded(
     bits: int, group: int, rounded: int, zero_point: bool, count: int
 ) -> None:
     """By as much as eight bits for each group, and no more."""
+    if not REALLY_ROUNDS():
+        pytest.skip("this processor's kernels don't round activations, so the option is refused")
     weights = packed_weights(bits, group, zero_point)
     program = _program(weights, bits)
     exact = _run(load(program, {}), X[:count])
@@ -73,14 +91,15 @@ def test_few_tokens_are_rounded(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_many_tokens_are_as_without_the_option(dtype: torch.dtype) -> None:
-    """Bit by bit, before and after runs of few, whose outputs differ."""
+    """Bit by bit, before and after runs of few, whose outputs differ if anything is rounded."""
+    differs = REALLY_ROUNDS() or (dtype is torch.bfloat16 and HAS_BFLOAT16)
     x, weights = X.to(dtype), packed_weights(8, -1, dtype=dtype)
     program = _program(weights, x=x)
     plain, executable = load(program, {}), load(program, {}, dynamic_quantization=32)
     assert isinstance(executable, TokenDispatch)
     for count in (MOST, 3, FEW_TOKENS + 1, FEW_TOKENS, MOST):
         same = torch.equal(_run(executable, x[:count]), _run(plain, x[:count]))
-        assert same is (count > FEW_TOKENS)
+        assert same is (count > FEW_TOKENS or not differs)
 
 
 def test_arithmetic_of_both() -> None:
@@ -95,7 +114,7 @@ def test_arithmetic_of_both() -> None:
         for name in ("INFERENCE_PRECISION_HINT", "DYNAMIC_QUANTIZATION_GROUP_SIZE")
     ]
     assert [[str(value) for value in pair] for pair in given] == [
-        ["<Type: 'float32'>", "<Type: 'bfloat16'>"],
+        ["<Type: 'float32'>", f"<Type: '{'bfloat16' if HAS_BFLOAT16 else 'float32'}'>"],
         ["32", "0"],
     ]
 
@@ -121,7 +140,8 @@ def test_tokens_are_found_among_other_extents() -> None:
         for each in (plain, executable):
             each.bind(tensors)
             outs.append(each.run()[0].clone())
-        assert torch.equal(*outs) is (many == "x")
+        assert executable._chosen is (executable.many if many == "x" else executable.few)
+        assert torch.equal(*outs) is (many == "x" or not REALLY_ROUNDS())
 
 
 def test_other_programs_are_compiled_once() -> None:
@@ -135,7 +155,7 @@ def test_other_programs_are_compiled_once() -> None:
         executable = load(program, {}, dynamic_quantization=32)
         assert not isinstance(executable, TokenDispatch)
         same = torch.equal(_run(executable, x), _run(load(program, {}), x))
-        assert same is (count > FEW_TOKENS)
+        assert same is (count > FEW_TOKENS or not REALLY_ROUNDS())
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -197,6 +217,7 @@ class TestRefused:
         with pytest.raises(ConfigurationError, match=r"'keep_blob'.*exclude each other"):
             compile_config("CPU", options, torch.float32, None)
 
+    @pytest.mark.usefixtures("_with_bfloat16")
     @pytest.mark.parametrize("kv", [torch.bfloat16, torch.float32])
     def test_kv_dtype_that_one_arithmetic_forbids(self, kv: torch.dtype) -> None:
         """Before a model is loaded; the error says what to set."""
@@ -213,6 +234,7 @@ class TestRefused:
             load(program, {}, dynamic_quantization=128)
 
 
+@pytest.mark.usefixtures("_with_bfloat16")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_kv_dtype_that_nobody_asked_for(dtype: torch.dtype) -> None:
     """The model's where both arithmetics allow it, else the best that both do."""
@@ -236,3 +258,13 @@ def test_caches_of_both_are_alike() -> None:
     token_dispatch._check_caches(few, many)
     with pytest.raises(ConfigurationError, match=r"keys:.*u8 .*few tokens.*u4 .*kv_cache_dtype"):
         token_dispatch._check_caches(few, other)
+
+
+def test_a_processor_is_asked_by_a_product() -> None:
+    """The answer is that of the kernels: products of eight-bit weights differ, or they don't."""
+    weights = packed_weights(8, -1)
+    found = [
+        _run(load(_program(weights), {}, **options), X[:1])
+        for options in ({}, {"dynamic_quantization": 32})
+    ]
+    assert REALLY_ROUNDS() is not torch.equal(*found)

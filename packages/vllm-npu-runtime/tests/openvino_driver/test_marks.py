@@ -16,7 +16,7 @@ from vllm_npu_runtime.openvino.angles import angles
 from vllm_npu_runtime.openvino.devices import core
 from vllm_npu_runtime.openvino.marks import Mark, marked
 
-from .programs import load, make
+from .programs import load, make, needs_bfloat16
 
 
 def _is_marked(node: ov.Node, mark: Mark) -> bool:
@@ -153,6 +153,7 @@ class TestAngles:
         found = angles(ov.Model([ops.sin(ops.unsqueeze(p, ops.constant(0)))], [p], "m"))
         assert sorted(node.get_type_name() for node in found) == ["Sin", "Unsqueeze"]
 
+    @needs_bfloat16
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
     def test_late_positions_are_right_in_bfloat16(self, dtype: torch.dtype) -> None:
         """Angles of thousands, with frequencies of either dtype."""

@@ -14,13 +14,13 @@ from vllm_npu_runtime.openvino.config import compile_config
 from vllm_npu_runtime.openvino.devices import core
 from vllm_npu_runtime.openvino.options import OpenVINOOptions
 
-from .programs import DRIVER
+from .programs import DRIVER, needs_bfloat16
 
 SIZES = [
     (torch.float32, torch.float32),
     (torch.float32, torch.float16),
     (torch.float32, torch.uint8),
-    (torch.bfloat16, torch.bfloat16),
+    pytest.param(torch.bfloat16, torch.bfloat16, marks=needs_bfloat16),
     (torch.bfloat16, torch.uint8),
     (torch.bfloat16, torch.uint4),
     (torch.float16, torch.float16),

@@ -175,7 +175,8 @@ def _check_processor(options: OpenVINOOptions) -> None:
     if group is not None and not processor.rounds_activations():
         raise ConfigurationError(
             f"Option 'dynamic_quantization' of driver 'openvino' is {group}: it has no effect on "
-            "this processor, which has no instructions for products of bytes (VNNI). Leave the option out; weights stay packed without it."
+            "this processor, which has no instructions for products of bytes (VNNI). Leave it out: "
+            "weights stay packed without it."
         )
 
 

@@ -152,12 +152,15 @@ def _info(name: str, properties: dict[str, Any]) -> DeviceInfo:
 
 def free_memory(device: str) -> int:
     """Bytes of a device's memory that are free now."""
-    return _info(device, _properties(now=True)[device]).free_memory
+    return _info(device, _properties(now=True).get(device, {})).free_memory
 
 
 def fingerprint(device: str) -> str:
-    """Changes with a device, its driver, and a processor's arithmetic."""
-    properties = _properties()[device]
+    """Changes with a device, its driver, and a processor's arithmetic.
+
+    One that isn't there, as an NPU whose graphs NPUW runs on the host, has a fingerprint as well.
+    """
+    properties = _properties().get(device, {})
     names = ("FULL_DEVICE_NAME", "DEVICE_ARCHITECTURE", "NPU_DRIVER_VERSION")
     parts = [str(properties.get(name) or "") for name in names]
     if device == "CPU":

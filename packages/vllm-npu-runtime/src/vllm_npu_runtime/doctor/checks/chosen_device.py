@@ -34,7 +34,7 @@ def check(environment: Environment) -> Iterator[Result]:
     if info is not None and info.widens_everything and info.weight_formats:
         short = " and ".join(info.arithmetic)
         yield note(
-            f"{found.device} computes models in {short} in float32, as it has no 16-bit arithmetic.",
+            f"{found.device} computes models in {short} in float32: it has no 16-bit arithmetic.",
             "Models with packed weights are faster there: `vllm serve MODEL --quantization "
             "npu_w8a16`, or npu_w4a16 (vllm-npu-quantization).",
         )

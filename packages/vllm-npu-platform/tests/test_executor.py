@@ -313,6 +313,31 @@ def test_warm_up_compiles_every_bucket_and_writes_no_cache(
         step(executor, make_batch([(0, 1)]), [some_tokens(1)])
 
 
+@pytest.mark.parametrize(("contract", "traces"), [("paged", 1), ("gather", 2)])
+def test_buckets_share_a_trace(
+    contract: str,
+    traces: int,
+    model: Model,
+    make_executor: MakeExecutor,
+    make_batch: Callable[..., Batch],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Decodes and chunks have one each; a bucket of one would, too."""
+    plain, times = model.forward, []
+
+    def forward(**inputs: Any) -> torch.Tensor:
+        times.append(1)
+        return plain(**inputs)
+
+    executor, wanted = make_executor(contract), some_tokens(19)
+    executor.shapes.decode.pop(1, None)
+    monkeypatch.setattr(model, "forward", forward)
+    warm_up([executor])
+    assert len(times) == traces < len(list(executor.shapes))
+    (rows,) = step(executor, make_batch([(0, 19)]), [wanted])
+    close(rows, model.plain(wanted))
+
+
 def test_a_late_graph_is_counted_and_warned_of(
     make_executor: MakeExecutor,
     make_batch: Callable[..., Batch],

@@ -134,8 +134,12 @@ class Views:
             by_layer.update(dict.fromkeys(group.layers, one))
         return by_layer
 
-    def named(self) -> list[Named]:
-        """Every tensor under the name that it is bound by."""
+    def named(self, varying: bool = False) -> list[Named]:
+        """Every tensor under the name that it is bound by.
+
+        Args:
+            varying: say of the numbers of tokens and requests that they vary.
+        """
         tensors = {
             **self.inputs,
             **{f"block_table.{index}": table for index, table in enumerate(self.tables)},
@@ -143,7 +147,7 @@ class Views:
             "query_start_loc": self.query_start_loc,
             "lens": self.lens,
         }
-        if not self.shape.dynamic:
+        if not varying:
             return [Named(name, Kind.INPUT, tensor) for name, tensor in tensors.items()]
         tokens = Varying("tokens", self.shape.tokens)
         requests = Varying("requests", self.shape.requests)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
 
 from vllm_npu_platform.kv_cache import is_opaque, kv_dtype
-from vllm_npu_runtime.capture import Named, capture, module_tensors
+from vllm_npu_runtime.capture import Function, Named, capture, module_tensors
 from vllm_npu_runtime.compile_cache.store import CompileCache
 from vllm_npu_runtime.drivers.base import CompileOptions
 from vllm_npu_runtime.errors import BadShapeError, ConfigurationError
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
     from vllm_npu_platform.target import Target
     from vllm_npu_runtime.drivers.base import Executable
-
-Function = Callable[[], Mapping[str, torch.Tensor]]
+    from vllm_npu_runtime.traces import Traces
 
 
 def compile_options(config: VllmConfig, target: Target) -> CompileOptions:
@@ -67,7 +66,12 @@ class Compiler:
         return capabilities.computes_in(dtype)
 
     def compile(
-        self, name: str, function: Function, inputs: Iterable[Named], model: torch.nn.Module
+        self,
+        name: str,
+        function: Function,
+        inputs: Iterable[Named],
+        model: torch.nn.Module,
+        traces: Traces | None = None,
     ) -> tuple[Executable, bool]:
         """An executable with nothing but its weights bound.
 
@@ -76,6 +80,8 @@ class Compiler:
             function: see `capture`.
             inputs: everything that it reads beside the model's own tensors.
             model: whose parameters and buffers are the weights.
+            traces: of this function for other extents. The graph is then of static shape, and
+                what varies among the inputs varies from graph to graph.
 
         Returns:
             The executable, and whether it was loaded rather than compiled.
@@ -85,7 +91,8 @@ class Compiler:
                 return loaded, True
             tensors = [*inputs, *module_tensors(model)]
             replaced = decompositions_for(self._device.capabilities)
-            program = capture(name, function, tensors, replaced)
+            captured = capture if traces is None else traces.program
+            program = captured(name, function, tensors, replaced)
             made = self._device.driver.compile(program, self._device.info.name, self._options)
             if self.cache is not None:
                 self.cache.save(

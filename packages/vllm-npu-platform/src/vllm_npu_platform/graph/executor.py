@@ -15,6 +15,7 @@ from vllm_npu_platform.graph.step_graph import HIDDEN, KEY, VALUE, StepGraph
 from vllm_npu_platform.stats import counters as names
 from vllm_npu_runtime.errors import CaptureError, NPUError
 from vllm_npu_runtime.ops import paged_attention
+from vllm_npu_runtime.traces import Traces
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -60,6 +61,7 @@ class GraphExecutor:
         self._compiler = compiler
         self._counters = counters
         self._graphs: dict[Shape, StepGraph] = {}
+        self._traces = Traces()
         self._sealed = False
         self._inputs = {spec.name for spec in inputs}
         tokens = max(shape.tokens for shape in shapes)
@@ -110,6 +112,7 @@ class GraphExecutor:
             self._vllm_config,
             self._compiler,
             f"{self.prefix}{shape}",
+            self._traces,
         )
         graph.fit(1, 1)  # a graph that takes any number of tokens shows with one that it runs
         graph.views.clear()
@@ -121,6 +124,7 @@ class GraphExecutor:
     def seal(self) -> None:
         """Warm-up is over: what is compiled from now on comes too late."""
         self._sealed = True
+        self._traces = Traces()
 
     def rebind_weights(self) -> None:
         """Weights were loaded anew."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vllm_npu_platform.graph.buffers import Buffers, Views
     from vllm_npu_platform.graph.compiler import Compiler
     from vllm_npu_runtime.drivers.base import Executable
+    from vllm_npu_runtime.traces import Traces
 
 HIDDEN = "hidden_states"
 AUXILIARY = "aux_hidden_states."
@@ -40,6 +41,7 @@ class StepGraph:
         vllm_config: for the attention layers, which know their KV caches.
         compiler: makes the executable.
         name: of the graph.
+        traces: of the same model with the same buffers in other shapes.
 
     Attributes:
         shape: as given.
@@ -55,11 +57,14 @@ class StepGraph:
         vllm_config: VllmConfig,
         compiler: Compiler,
         name: str,
+        traces: Traces | None = None,
     ) -> None:
         self._buffers = buffers
         self.shape = shape
         self.views = buffers.views(shape)
-        self._executable, self.loaded = _compile(name, model, self.views, vllm_config, compiler)
+        self._executable, self.loaded = _compile(
+            name, model, self.views, vllm_config, compiler, traces
+        )
         self._names = [output.name for output in self._executable.program.outputs]
         self._bind_views()
         caches = self._executable.program.named(Kind.KV_CACHE)
@@ -112,12 +117,20 @@ class StepGraph:
 
 
 def _compile(
-    name: str, model: torch.nn.Module, views: Views, vllm_config: VllmConfig, compiler: Compiler
+    name: str,
+    model: torch.nn.Module,
+    views: Views,
+    vllm_config: VllmConfig,
+    compiler: Compiler,
+    traces: Traces | None,
 ) -> tuple[Executable, bool]:
     metadata = views.metadata()
     layers = vllm_config.compilation_config.static_forward_context
     # An opaque cache may have any number of blocks, so that a saved graph fits the next start's.
-    varying = {0: Varying("blocks", sys.maxsize)} if is_opaque(vllm_config, compiler.target) else {}
+    opaque = is_opaque(vllm_config, compiler.target)
+    varying = {0: Varying("blocks", sys.maxsize)} if opaque else {}
+    # Shared traces make graphs of static shape, and these are of none.
+    shared = None if opaque or views.shape.dynamic else traces
     caches = [
         Named(name, Kind.KV_CACHE, layers[name].kv_cache, varying)
         for name in metadata
@@ -139,7 +152,8 @@ def _compile(
     }
     context = create_forward_context(metadata, vllm_config, slot_mapping=slots)
     with override_forward_context(context):
-        return compiler.compile(name, forward, [*views.named(), *caches], model)
+        inputs = views.named(varying=views.shape.dynamic or shared is not None)
+        return compiler.compile(name, forward, [*inputs, *caches], model, shared)
 
 
 def _outputs(

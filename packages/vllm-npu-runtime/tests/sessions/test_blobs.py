@@ -217,8 +217,11 @@ def test_options_of_a_cpu(
     compiled: Callable[..., Artifact], log: Lines, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     """Threads, arithmetic and KV dtype are in the digest too."""
+    from vllm_npu_runtime.openvino.devices import precisions
     from vllm_npu_runtime.openvino.sessions.paged import decoder
 
+    if "precision" in options.get("driver", {}) and torch.bfloat16 not in precisions("CPU"):
+        pytest.skip("this processor, or the one that is pretended, has a single arithmetic")
     directory = copytree(compiled().directory, tmp_path / "artifact")
     made = decoder(Artifact.open(directory), "CPU", SessionOptions(1)).export("decoder.blob")
     listed(directory, made)

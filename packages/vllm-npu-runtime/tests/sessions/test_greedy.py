@@ -10,7 +10,8 @@ import torch
 
 from vllm_npu_runtime.conformance.checkpoint import Request, requests
 from vllm_npu_runtime.conformance.serving import serve
-from vllm_npu_runtime.sessions.base import Placement, Row, Session
+from vllm_npu_runtime.sessions.base import Placement, Row, Session, SessionOptions
+from vllm_npu_runtime.sessions.opening import open_session
 
 DEVICES = ["reference", "openvino:CPU", "sim:large"]
 LENGTHS = (1, 600, 2, 31, 257, 64, 9, 130, 33, 5)
@@ -41,6 +42,36 @@ def test_greedy(
     """Prompts in chunks mixed with single tokens; more requests than slots."""
     session = opened(device, kind, slots=slots)
     assert serve(session, wanted, chunk) == [each.answer for each in wanted]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_checkpoints_of_16_bits_computed_in_float32(
+    checkpoint: Callable[[str], Path],
+    kind: str,
+    dtype: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As by a processor without arithmetic of 16 bits: the tokens are those of Hugging Face in
+    float32 with the same weights, and nothing is taken for what another arithmetic computed."""
+    from transformers import AutoModelForCausalLM
+
+    from vllm_npu_runtime.export.compile import compile_artifact
+    from vllm_npu_runtime.openvino.processor import VARIABLE
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint(kind), dtype=getattr(torch, dtype))
+    model.save_pretrained(tmp_path / "checkpoint")
+    wanted = requests(tmp_path / "checkpoint", LENGTHS)
+    artifact = compile_artifact(tmp_path / "checkpoint", tmp_path / "artifact", max_model_len=640)
+    assert artifact.manifest.dtype == dtype
+    real = open_session(artifact.directory, None, SessionOptions(4))
+    monkeypatch.setenv(VARIABLE, "float32")
+    session = open_session(artifact.directory, None, SessionOptions(4))
+    assert "f16 computed in f32, paged KV in" in session.describe()
+    assert serve(session, wanted, 64) == [each.answer for each in wanted]
+    for each in (real, session):
+        each.close()
+    assert (session.identity == real.identity) is (real.describe() == session.describe())
 
 
 @pytest.mark.parametrize("device", DEVICES)

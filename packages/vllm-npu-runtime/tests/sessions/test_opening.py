@@ -96,9 +96,17 @@ def test_kv_dtype_is_refused(opened: Open, device: str) -> None:
 
 
 def test_forbidden_kv_dtype_is_refused(opened: Open) -> None:
-    """What OpenVINO doesn't keep with bfloat16 arithmetic."""
-    with pytest.raises(ConfigurationError, match="bf16, u8, u4"):
-        opened("openvino:CPU", dtype="bfloat16", kv_cache_dtype=torch.float16)
+    """What OpenVINO doesn't keep with the processor's arithmetic."""
+    from vllm_npu_runtime.openvino.devices import precisions
+
+    short = torch.bfloat16 in precisions("CPU")
+    forbidden, allowed = (
+        (torch.float16, "in bf16.*bf16, u8, u4")
+        if short
+        else (torch.bfloat16, "in f32.*f32, f16, u8, u4")
+    )
+    with pytest.raises(ConfigurationError, match=allowed):
+        opened("openvino:CPU", dtype="bfloat16", kv_cache_dtype=forbidden)
 
 
 def test_device_without_sessions_is_refused(

@@ -23,7 +23,7 @@ from vllm_npu_runtime.errors import (
     DeviceTimeoutError,
 )
 from vllm_npu_runtime.openvino.attention import BLOCK_SIZE
-from vllm_npu_runtime.openvino.config import compile_config
+from vllm_npu_runtime.openvino.config import NAMES, compile_config
 from vllm_npu_runtime.openvino.failures import typed
 from vllm_npu_runtime.openvino.options import OpenVINOOptions
 from vllm_npu_runtime.openvino.sessions.blocks import SlotBlocks
@@ -86,9 +86,11 @@ class PagedSession:
             snapshots=True,
             snapshot_step=BLOCK_SIZE if self._blocks.quantized else 1,
         )
-        self.identity = f"{artifact.identity}-openvino-{self._blocks.layout}"
+        arithmetic = config["INFERENCE_PRECISION_HINT"]
+        self.identity = f"{artifact.identity}-openvino-{arithmetic}-{self._blocks.layout}"
         self.slot_bytes = self._blocks.slot_bytes
         self.memory = weights + options.slots * self.slot_bytes
+        self._arithmetic = _arithmetic(NAMES[getattr(torch, manifest.dtype)], arithmetic)
         self._config = config
         self._slots = Slots(self.capabilities)
         self._lifetime = Lifetime(self._name)
@@ -97,7 +99,7 @@ class PagedSession:
         """See `Session.describe`."""
         config = self._config
         return (
-            f"openvino:CPU, {config['INFERENCE_PRECISION_HINT']}, paged KV in "
+            f"openvino:CPU, {self._arithmetic}, paged KV in "
             f"{config['KV_CACHE_PRECISION']}, {config['INFERENCE_NUM_THREADS']} threads"
         )
 
@@ -209,6 +211,11 @@ class PagedSession:
                 failed[index] = culprit
             at += row.count
         return values, failed
+
+
+def _arithmetic(dtype: str, computed: str) -> str:
+    """An artifact's dtype; where it isn't what is computed in, that too."""
+    return dtype if dtype == computed else f"{dtype} computed in {computed}"
 
 
 def decoder(artifact: Artifact, device: str, options: SessionOptions) -> Decoder:

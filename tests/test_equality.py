@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tests import oracle
 from tests.asking import ask, expected, greedy, passage
+from tests.conftest import ENGINE, NPU
 from tests.prompts import clear_prompts, mixed_prompts
+from vllm_npu_runtime.openvino.processor import VARIABLE
 
 if TYPE_CHECKING:
     from tests.conftest import Engines
@@ -80,6 +88,34 @@ def test_half_precision_keeps_close_to_float32(
         )
     ]
     assert sum(errors) / len(errors) < (0.05 if dtype == "bfloat16" else 0.01)
+
+
+# Under either contract KV is exact; float16, which may be kept, rounds it a little.
+@pytest.mark.parametrize(
+    ("dtype", "kv_contract"),
+    [("bfloat16", "paged"), ("bfloat16", "gather"), ("float16", "paged")],
+)
+def test_16_bit_checkpoints_computed_in_float32_give_hugging_faces_tokens(
+    engines: Engines,
+    tiny_model: Callable[[str], Path],
+    tmp_path: Path,
+    dtype: str,
+    kv_contract: str,
+) -> None:
+    """On a processor without arithmetic of 16 bits, or one that is taken for such."""
+    path = shutil.copytree(tiny_model("llama"), tmp_path / "checkpoint")
+    weights = load_file(path / "model.safetensors")
+    short = {name: tensor.to(getattr(torch, dtype)) for name, tensor in weights.items()}
+    save_file(short, path / "model.safetensors", {"format": "pt"})
+    config = json.loads((path / "config.json").read_text()) | {"dtype": dtype}
+    (path / "config.json").write_text(json.dumps(config))
+    prompts = clear_prompts(path, 10, NEW_TOKENS, longest=600)
+    npu = {**NPU, "kv_contract": kv_contract} if kv_contract == "gather" else {"strict": True}
+    options = ENGINE | {"dtype": "auto", "additional_config": {"npu": npu}}
+    with patch.dict(os.environ, {VARIABLE: "float32"}):
+        llm = engines.of(path, "openvino:CPU", **options)
+    assert str(llm.model_config.dtype) == f"torch.{dtype}"
+    assert greedy(llm, prompts, NEW_TOKENS) == expected(path, prompts, NEW_TOKENS)
 
 
 def test_graphs_give_the_tokens_of_the_model_run_eagerly(

@@ -18,6 +18,7 @@ from tests.conftest import DEMO_MODEL
 from tests.server.refusals import ANSWERS, Case, request
 from tests.serving import VLLM, Finished, run
 from vllm_npu_runtime.errors import OutOfMemoryError
+from vllm_npu_runtime.openvino.processor import VARIABLE
 
 DEVICE = "openvino:CPU"
 INSTALL = "pip install 'vllm-npu-runtime[openvino]'"
@@ -114,7 +115,21 @@ BAD = {
         npu={"kv_contract": "paged"},
     ),
     "KV dtype that the arithmetic forbids": Bad(
-        ("with arithmetic in f32", "Choose one"), npu={"kv_cache_dtype": "bfloat16"}
+        ("KV", "keeps KV in", "Choose one"), npu={"kv_cache_dtype": "bfloat16"}
+    ),
+    "KV dtype of a model that is computed in another": Bad(
+        (f"--kv-cache-dtype bfloat16: {DEVICE} keeps KV in", "'auto' takes float32"),
+        ("--dtype", "bfloat16", "--kv-cache-dtype", "bfloat16"),
+        variables={VARIABLE: "float32"},
+    ),
+    "arithmetic that the processor lacks": Bad(
+        ("'precision'", "'bf16'", "this processor computes in f32", "leave the option out"),
+        npu={"driver_options": {"precision": "bf16"}},
+        variables={VARIABLE: "float32"},
+    ),
+    "processor that there isn't": Bad(
+        (f"{VARIABLE}=float32,float8", "doesn't compute in float8", "unset the variable"),
+        variables={VARIABLE: "float32,float8"},
     ),
     "option of the driver": Bad(
         ("'thread'", "Did you mean 'threads'?"), npu={"driver_options": {"thread": 2}}

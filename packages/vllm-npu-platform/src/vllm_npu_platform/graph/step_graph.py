@@ -137,10 +137,14 @@ def _compile(
         if layers[name].kv_cache.numel()
     ]
     arguments: dict[str, Any] = {"input_ids": None, **views.inputs}
+    own = next(model.parameters()).dtype
+    wide = compiler.hidden_dtype(own)
+    kv_dtypes = {name: layers[name].kv_cache.dtype for name in metadata}
 
     def forward() -> Mapping[str, torch.Tensor]:
-        outputs = _outputs(model(**arguments), metadata, layers)
-        outputs[HIDDEN] = outputs[HIDDEN].to(compiler.hidden_dtype(outputs[HIDDEN].dtype))
+        outputs = _outputs(model(**arguments), metadata, kv_dtypes)
+        if wide is not own:
+            outputs[HIDDEN] = outputs[HIDDEN].to(wide)
         return outputs
 
     arguments.setdefault("intermediate_tensors", None)
@@ -157,7 +161,7 @@ def _compile(
 
 
 def _outputs(
-    result: Any, metadata: Mapping[str, Any], layers: Mapping[str, Any]
+    result: Any, metadata: Mapping[str, Any], kv_dtypes: Mapping[str, torch.dtype]
 ) -> dict[str, torch.Tensor]:
     """A forward pass's result by name, with the new keys and values of a gather graph, in their
     cache's dtype: a device that computes in a wider one than the model's rounds them once."""
@@ -167,7 +171,6 @@ def _outputs(
         outputs[f"{AUXILIARY}{index}"] = tensor
     for layer, each in metadata.items():
         if isinstance(each, GatherMetadata) and layer in each.new_keys:
-            dtype = layers[layer].kv_cache.dtype
-            outputs[KEY + layer] = each.new_keys[layer].to(dtype)
-            outputs[VALUE + layer] = each.new_values[layer].to(dtype)
+            outputs[KEY + layer] = each.new_keys[layer].to(kv_dtypes[layer])
+            outputs[VALUE + layer] = each.new_values[layer].to(kv_dtypes[layer])
     return outputs

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +22,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-# In the tests' own process an engine starts in a third of the time. What users run, an engine in
-# a process of its own, is what tests/server and tests/test_simulator.py start.
-os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+# As users run them, engines have processes of their own; `tests.forking` tells how they start.
+os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "fork")
 # Tests hand functions to the worker.
 os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
 
-from tests import connectors
+from tests import forking
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -78,6 +78,23 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return BySharing(config, log)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """The last moment at which nothing was computed and all is imported."""
+    needed = any("forks" in getattr(item, "fixturenames", ()) for item in session.items)
+    if not needed or session.config.option.collectonly:
+        return
+    # What engines print belongs to the test that asks them.
+    capture: Any = session.config.pluginmanager.getplugin("capturemanager")
+    capture.resume_global_capture()
+    forking.start()
+    capture.suspend_global_capture()
+
+
+@pytest.fixture(scope="session")
+def forks() -> None:
+    """For tests that use `tests.forking`: processes can be forked."""
+
+
 @pytest.fixture(scope="session")
 def tiny_model() -> Callable[[str], Path]:
     """Tiny trained checkpoints by name; made once and kept in a cache directory."""
@@ -92,13 +109,14 @@ def tiny_model() -> Callable[[str], Path]:
 
 
 class Engines:
-    """Running engines. None stops before the last test: engines in one process share vLLM's
-    process groups, which the first to stop would take down."""
+    """Running engines, the latest used: a further one ends the one that was used longest ago."""
+
+    LIMIT = 3
 
     def __init__(self, model: Callable[[str], Path], artifact: Callable[..., Path]) -> None:
         self._model = model
         self._artifact = artifact
-        self._running: dict[str, LLM] = {}
+        self._running: OrderedDict[str, LLM] = OrderedDict()
 
     def get(
         self,
@@ -115,41 +133,42 @@ class Engines:
             npu: settings of ours over the ones above.
             options: of vLLM over the ones above.
         """
-        key = repr((name, contract, npu, sorted(options.items(), key=str)))
-        if key not in self._running:
-            path = DEMO_MODEL if name == "demo" else self._model(name)
-            additional = {"npu": {**CONTRACTS.get(contract, {}), **(npu or {})}}
-            options = {**ENGINE, **options}
-            device = DEVICES.get(contract, os.environ["VLLM_NPU_DEVICE"])
-            if contract == ARTIFACT:
-                path = self._artifact(name, prefill_chunk_size=256, max_batch_size=8)
-                del options["kv_cache_memory_bytes"]
-            self._running[key] = _start(path, device, additional_config=additional, **options)
-        return self._running[key]
+        path = DEMO_MODEL if name == "demo" else self._model(name)
+        options = {**ENGINE, **options}
+        if contract == ARTIFACT:
+            path = self._artifact(name, prefill_chunk_size=256, max_batch_size=8)
+            del options["kv_cache_memory_bytes"]
+        settings = {"npu": {**CONTRACTS.get(contract, {}), **(npu or {})}}
+        device = DEVICES.get(contract, os.environ["VLLM_NPU_DEVICE"])
+        return self.of(path, device, additional_config=settings, **options)
 
     def of(self, path: Path, device: str, **options: Any) -> LLM:
         """The engine for a directory, on a device, with options of vLLM."""
         key = repr((path, device, sorted(options.items(), key=str)))
         if key not in self._running:
+            while len(self._running) >= self.LIMIT:
+                _stop(self._running.popitem(last=False)[1])
             self._running[key] = _start(path, device, **options)
+        self._running.move_to_end(key)
         return self._running[key]
 
     def stop_all(self) -> None:
-        """Shut all down.
-
-        Each shutdown collects garbage several times, over all that the others hold: minutes for
-        dozens of engines, and for nothing, as the process is about to end.
-        """
-        with patch("gc.collect", return_value=0):
-            for llm in self._running.values():
-                llm.llm_engine.engine_core.shutdown()
+        """End all."""
+        for llm in self._running.values():
+            _stop(llm)
 
 
 def _start(path: Path, device: str, **options: Any) -> LLM:
     from vllm import LLM
 
-    with patch.dict(os.environ, VLLM_NPU_DEVICE=device), connectors.new():
-        return connectors.with_its_own(LLM(str(path), **options))
+    with patch.dict(os.environ, VLLM_NPU_DEVICE=device):
+        return LLM(str(path), **options)
+
+
+def _stop(llm: LLM) -> None:
+    (process,) = llm.llm_engine.engine_core.resources.engine_manager.processes
+    llm.llm_engine.engine_core.shutdown()
+    assert process.exitcode == 0, f"an engine ended with {process.exitcode}"
 
 
 @pytest.fixture(scope="session")
@@ -164,7 +183,9 @@ def artifact(tiny_model: Callable[[str], Path]) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def engines(tiny_model: Callable[[str], Path], artifact: Callable[..., Path]) -> Iterator[Engines]:
+def engines(
+    tiny_model: Callable[[str], Path], artifact: Callable[..., Path], forks: None
+) -> Iterator[Engines]:
     """Engines on demand."""
     running = Engines(tiny_model, artifact)
     yield running

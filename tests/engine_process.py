@@ -1,26 +1,35 @@
-"""An engine in a process of its own, for what a process decides once: its device.
+"""An engine from its start to its end, and what its process said of it.
 
-`python -m tests.engine_process JSON`, where JSON lists the model's path, prompts, number of new
-tokens, settings of ours, options of vLLM, and whether the prompts' logprobs are wanted; prints the
-greedy tokens, what was compiled, and the logprobs.
+The process is forked (see `tests.forking`); `VLLM_ENABLE_V1_MULTIPROCESSING` decides whether the
+engine is in it, or in a process of its own.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+from tests import forking
 from tests.asking import ask, greedy
 from tests.conftest import CONTRACTS, ENGINE, NPU
+from tests.serving import PATIENCE, Finished
 
-ROOT = Path(__file__).parent.parent
 MARK = "TOKENS "
 COMPILED = "COMPILED "
 LOGPROBS = "LOGPROBS "
+
+
+@dataclass(frozen=True)
+class Running:
+    """An engine's process, and where it writes."""
+
+    process: forking.Forked
+    log: Path
 
 
 def run(
@@ -28,9 +37,9 @@ def run(
     path: Path,
     prompts: list[list[int]],
     new: int,
-    npu: object = None,
+    npu: dict[str, Any] | None = None,
     **options: Any,
-) -> subprocess.CompletedProcess[str]:
+) -> Finished:
     """Run an engine on a device, and wait for its end."""
     return finish(start(device, path, prompts, new, npu, **options))
 
@@ -40,68 +49,80 @@ def start(
     path: Path,
     prompts: list[list[int]],
     new: int,
-    npu: object = None,
+    npu: dict[str, Any] | None = None,
     env: dict[str, str] | None = None,
     logprobs: bool = False,
     **options: object,
-) -> subprocess.Popen[str]:
-    """Start an engine on a device; `env` comes on top of this process's environment."""
-    argument = json.dumps([str(path), prompts, new, npu or {}, options, logprobs])
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.engine_process", argument],
-        env={
-            **os.environ,
-            "VLLM_NPU_DEVICE": device,
-            "VLLM_LOGGING_LEVEL": "INFO",
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
-            **(env or {}),
-        },
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+) -> Running:
+    """Start an engine on a device.
+
+    Args:
+        device: as in `VLLM_NPU_DEVICE`.
+        path: of the model.
+        prompts: to be asked.
+        new: number of greedy tokens.
+        npu: settings of ours over those of `tests.conftest`.
+        env: variables over this process's.
+        logprobs: whether those of the prompts are wanted.
+        options: of vLLM over those of `tests.conftest`.
+    """
+    handle, name = tempfile.mkstemp(suffix=".log")
+    os.close(handle)
+    ours = CONTRACTS["openvino"] if "openvino" in device else NPU
+    options = {"additional_config": {"npu": {**ours, **(npu or {})}}, **ENGINE, **options}
+    variables = {"VLLM_NPU_DEVICE": device, "VLLM_LOGGING_LEVEL": "INFO", **(env or {})}
+    with patch.dict(os.environ, variables):
+        process = forking.process(_serve, path, prompts, new, logprobs, options, log=Path(name))
+    return Running(process, Path(name))
 
 
-def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+def finish(running: Running) -> Finished:
     """Wait for an engine's end."""
-    stdout, stderr = process.communicate(timeout=400)
-    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+    running.process.join(PATIENCE)
+    output = running.log.read_text(errors="replace")
+    running.log.unlink()
+    if running.process.exitcode is None:
+        running.process.kill()
+        raise AssertionError(f"an engine hangs:\n{output[-4000:]}")
+    return Finished(running.process.exitcode, output)
 
 
-def tokens_of(done: subprocess.CompletedProcess[str]) -> list[list[int]]:
-    """What it printed."""
-    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    assert lines, done.stdout[-3000:] + done.stderr[-3000:]
-    result: list[list[int]] = json.loads(lines[0].removeprefix(MARK))
-    return result
+def tokens_of(done: Finished) -> list[list[int]]:
+    """What it answered."""
+    tokens: list[list[int]] = _printed(done, MARK)
+    return tokens
 
 
-def compiled(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
+def compiled(done: Finished) -> dict[str, int]:
     """How many `graphs` were compiled and `loaded`, and how many `frames` Dynamo traced."""
-    lines = [line for line in done.stdout.splitlines() if line.startswith(COMPILED)]
-    assert lines, done.stdout[-3000:] + done.stderr[-3000:]
-    result: dict[str, int] = json.loads(lines[0].removeprefix(COMPILED))
-    return result
+    counts: dict[str, int] = _printed(done, COMPILED)
+    return counts
 
 
-def logprobs_of(done: subprocess.CompletedProcess[str]) -> list[list[float]]:
+def logprobs_of(done: Finished) -> list[list[float]]:
     """Of each prompt's tokens after its first, where they were wanted."""
-    lines = [line for line in done.stdout.splitlines() if line.startswith(LOGPROBS)]
-    assert lines, done.stdout[-3000:] + done.stderr[-3000:]
-    result: list[list[float]] = json.loads(lines[0].removeprefix(LOGPROBS))
-    return result
+    logprobs: list[list[float]] = _printed(done, LOGPROBS)
+    return logprobs
 
 
-def _logprobs(llm: Any, prompts: list[list[int]]) -> list[list[float]]:
-    outputs = ask(llm, prompts, 1, prompt_logprobs=0)
-    return [
-        [
-            given[token].logprob
-            for token, given in zip(prompt[1:], output.prompt_logprobs[1:], strict=True)
-        ]
-        for prompt, output in zip(prompts, outputs, strict=True)
-    ]
+def _printed(done: Finished, mark: str) -> Any:
+    lines = [line for line in done.output.splitlines() if line.startswith(mark)]
+    assert lines, done.output[-6000:]
+    return json.loads(lines[0].removeprefix(mark))
+
+
+def _serve(
+    path: Path, prompts: list[list[int]], new: int, logprobs: bool, options: dict[str, Any]
+) -> None:
+    """What the process does."""
+    from vllm import LLM
+
+    llm = LLM(str(path), **options)
+    print(MARK + json.dumps(greedy(llm, prompts, new)))
+    (counted,) = llm.collective_rpc(_count)
+    print(COMPILED + json.dumps(counted))
+    if logprobs:
+        print(LOGPROBS + json.dumps(_logprobs(llm, prompts)))
 
 
 def _count(worker: Any) -> dict[str, int]:
@@ -117,19 +138,12 @@ def _count(worker: Any) -> dict[str, int]:
     }
 
 
-def main() -> None:
-    """The process itself."""
-    from vllm import LLM
-
-    path, prompts, new, npu, options, logprobs = json.loads(sys.argv[1])
-    ours = CONTRACTS["openvino"] if "openvino" in os.environ["VLLM_NPU_DEVICE"] else NPU
-    llm = LLM(path, additional_config={"npu": {**ours, **npu}}, **{**ENGINE, **options})
-    print(MARK + json.dumps(greedy(llm, prompts, new)))
-    (counted,) = llm.collective_rpc(_count)
-    print(COMPILED + json.dumps(counted))
-    if logprobs:
-        print(LOGPROBS + json.dumps(_logprobs(llm, prompts)))
-
-
-if __name__ == "__main__":
-    main()
+def _logprobs(llm: Any, prompts: list[list[int]]) -> list[list[float]]:
+    outputs = ask(llm, prompts, 1, prompt_logprobs=0)
+    return [
+        [
+            given[token].logprob
+            for token, given in zip(prompt[1:], output.prompt_logprobs[1:], strict=True)
+        ]
+        for prompt, output in zip(prompts, outputs, strict=True)
+    ]

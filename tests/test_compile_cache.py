@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from tests import engine_process
 from tests.asking import expected
 from tests.engine_process import compiled, tokens_of
 from tests.prompts import clear_prompts
+from tests.serving import Finished
 
 DEVICE = "openvino:CPU"
 NEW_TOKENS = 8
@@ -27,25 +27,25 @@ class Model:
         self.path = path
         self.prompts = clear_prompts(path, 4, NEW_TOKENS, longest=200)
 
-    def start(self, cache: Path, **env: str) -> subprocess.Popen[str]:
+    def start(self, cache: Path, **env: str) -> engine_process.Running:
         """Start an engine that keeps its graphs in `cache`."""
-        # In the process itself: a second one for the engine core would only take longer.
+        # In the process itself, whose counters are asked for.
         variables = {"VLLM_CACHE_ROOT": str(cache), "VLLM_ENABLE_V1_MULTIPROCESSING": "0", **env}
         return engine_process.start(DEVICE, self.path, self.prompts, NEW_TOKENS, env=variables)
 
-    def run(self, cache: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(self, cache: Path, **env: str) -> Finished:
         """Run one to its end; its tokens are right, whatever became of the cache."""
         done = engine_process.finish(self.start(cache, **env))
         self.check(done)
         return done
 
-    def check(self, done: subprocess.CompletedProcess[str]) -> None:
+    def check(self, done: Finished) -> None:
         """Compare its tokens with Hugging Face's."""
         assert tokens_of(done) == expected(self.path, self.prompts, NEW_TOKENS)
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model: Callable[[str], Path]) -> Model:
+def model(tiny_model: Callable[[str], Path], forks: None) -> Model:
     return Model(tiny_model("llama"))
 
 
@@ -92,7 +92,7 @@ def test_damaged_graphs_are_named_and_compiled_anew(model: Model, copy: Path) ->
     foreign.write_text(json.dumps(manifest))
     done = model.run(copy)
     assert compiled(done)["graphs"] == GRAPHS
-    said = done.stdout + done.stderr
+    said = done.output
     assert str(short.parent) in said
     assert str(foreign.parent) in said
     assert compiled(model.run(copy))["loaded"] == GRAPHS
@@ -102,7 +102,7 @@ def test_a_cache_that_cannot_be_written_is_said_and_does_without(model: Model, e
     (empty / "npu").write_text("a file where the cache would be")
     done = model.run(empty)
     assert compiled(done)["graphs"] == GRAPHS
-    assert "can't be written" in done.stdout + done.stderr
+    assert "can't be written" in done.output
 
 
 def test_switched_off_nothing_is_kept(model: Model, empty: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import subprocess
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -16,9 +15,10 @@ from tests import engine_process, oracle
 from tests.conftest import DEMO_MODEL, ENGINE
 from tests.engine_process import logprobs_of
 from tests.prompts import SONNETS
+from tests.serving import Finished
 from vllm_npu_runtime.device import find
 
-Runs = dict[str, subprocess.CompletedProcess[str]]
+Runs = dict[str, Finished]
 
 DEVICE = "openvino:CPU"
 HELD_OUT = 8  # sonnets at the end of the text, which the model has not learned
@@ -68,12 +68,12 @@ def sonnets() -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def runs(sonnets: list[list[int]]) -> Runs:
+def runs(sonnets: list[list[int]], forks: None) -> Runs:
     """Engines of every kind, one by one, which have read the sonnets."""
     return {name: engine_process.finish(start(sonnets, kind)) for name, kind in RUNS.items()}
 
 
-def start(prompts: list[list[int]], kind: Kind) -> subprocess.Popen[str]:
+def start(prompts: list[list[int]], kind: Kind) -> engine_process.Running:
     return engine_process.start(
         DEVICE,
         DEMO_MODEL,
@@ -99,9 +99,9 @@ def perplexity(logprobs: list[list[float]]) -> float:
     return math.exp(-sum(flat) / len(flat))
 
 
-def kept(done: subprocess.CompletedProcess[str]) -> tuple[str, int]:
+def kept(done: Finished) -> tuple[str, int]:
     """Dtype of the KV cache and its number of blocks, as the start-up line tells them."""
-    (line,) = [line for line in done.stdout.splitlines() if "NPU platform:" in line]
+    (line,) = [line for line in done.output.splitlines() if "NPU platform:" in line]
     found = re.search(r"GiB of (\w+), (\d+) blocks", line)
     assert found, line
     return found[1], int(found[2])

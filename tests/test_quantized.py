@@ -168,7 +168,9 @@ def test_reloaded_weights_are_used(
     assert expected(first.dense, prompts, 8) != expected(other.dense, prompts, 8)
 
 
-def test_second_start_compiles_nothing(checkpoints: Checkpoints, tmp_path: Path) -> None:
+def test_second_start_compiles_nothing(
+    checkpoints: Checkpoints, tmp_path: Path, forks: None
+) -> None:
     """Graphs are kept without weights, which come from the checkpoint, packed as they are."""
     written = checkpoints.get("packed, 4 bits")
     prompts = clear_prompts(written.dense, 3, 6, longest=100)

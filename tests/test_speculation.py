@@ -33,13 +33,13 @@ def speculation(
 
 
 @pytest.fixture(params=[False, True], ids=["sync", "async"], scope="module")
-def llm(
-    engines: Engines,
-    way: str,
-    speculation: dict[str, Any],
-    request: pytest.FixtureRequest,
-) -> Any:
-    if request.param and speculation["method"] == "ngram":
+def asynchronous(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture
+def llm(engines: Engines, way: str, speculation: dict[str, Any], asynchronous: bool) -> Any:
+    if asynchronous and speculation["method"] == "ngram":
         pytest.skip("vLLM schedules n-gram speculation synchronously")
     if way == ARTIFACT and speculation["method"] != "ngram":
         pytest.skip("a session holds one model; a draft model is refused (tests/artifacts)")
@@ -47,7 +47,7 @@ def llm(
         "llama",
         way,
         speculative_config=speculation,
-        async_scheduling=request.param,
+        async_scheduling=asynchronous,
         disable_log_stats=False,
     )
 

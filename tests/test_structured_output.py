@@ -23,12 +23,17 @@ GRAMMAR = 'root ::= verse verse\nverse ::= ("rose" | "thorn") "\\n"'
 
 
 @pytest.fixture(params=[False, True], ids=["sync", "async"], scope="module")
-def llm(engines: Engines, way: str, request: pytest.FixtureRequest) -> LLM:
+def asynchronous(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture
+def llm(engines: Engines, way: str, asynchronous: bool) -> LLM:
     # The tiny model would go on with spaces for ever, which JSON allows.
     return engines.get(
         "llama",
         way,
-        async_scheduling=request.param,
+        async_scheduling=asynchronous,
         structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
     )
 

@@ -7,6 +7,7 @@ against the vendor's library.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 FAKES = ROOT / "packages" / "vllm-npu-runtime" / "tests" / "mobilint"
 PACKAGE = "mobilint_of_the_drivers_tests"
+STAND_IN = f"""
+from importlib.util import module_from_spec, spec_from_file_location
+
+spec = spec_from_file_location("stand_in", {str(FAKES / "fake.py")!r})
+module = module_from_spec(spec)
+spec.loader.exec_module(module)
+globals().update(vars(module.Host().module()))
+"""
 CONFIG = {
     "model_type": "mobilint-llama",
     "num_attention_heads": 2,
@@ -45,19 +54,21 @@ def of_the_driver(name: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def boards() -> Any:
-    """The vendor's runtime, as far as the driver sees."""
-    from vllm_npu_runtime.mobilint import requirement
-
-    host = of_the_driver("fake").Host()
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The vendor's package, as far as the driver sees: here, and in processes forked from here."""
+    site = tmp_path_factory.mktemp("site")
+    (site / "qbruntime.py").write_text(STAND_IN)
+    metadata = site / "mobilint_qb_runtime-1.5.0.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Name: mobilint-qb-runtime\nVersion: 1.5.0\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "qbruntime", host.module())
-        patch.setattr(requirement, "version", lambda name: "1.5.0")
-        yield host
+        patch.syspath_prepend(site)
+        yield
+        sys.modules.pop("qbruntime", None)
 
 
 @pytest.fixture(scope="module")
-def serve(boards: Any, engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def serve(installed: None, engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A release and an engine for it."""
 
     def start(compiled: dict[str, Any], config: dict[str, Any], **options: Any) -> Any:

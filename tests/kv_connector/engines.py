@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.asking import ask, tokens_of
+from tests.inside import ask_inside
 
 if TYPE_CHECKING:
     from tests.conftest import Engines
@@ -87,7 +88,10 @@ def metric(llm: Any, name: str, **labels: str) -> float:
 
 def settled(llm: Any) -> None:
     """Wait until every block that was computed lies where it belongs."""
-    core = llm.llm_engine.engine_core.engine_core
+    ask_inside(llm, _settle)
+
+
+def _settle(core: Any) -> None:
     deadline = time.monotonic() + 60
     while core.scheduler.has_finished_requests() or _pending(core):
         assert time.monotonic() < deadline, "blocks are still being stored"

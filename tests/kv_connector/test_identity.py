@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable
 from copy import copy, deepcopy
 from pathlib import Path
@@ -11,6 +12,7 @@ from unittest.mock import patch
 
 import pytest
 
+from tests.inside import ask_inside
 from tests.kv_connector.engines import connected
 
 if TYPE_CHECKING:
@@ -19,15 +21,26 @@ if TYPE_CHECKING:
 CHUNK = 32
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def llm(engines: Engines) -> Any:
     return connected(engines, "llama", "paged")
+
+
+def kv_cache_of(core: Any) -> bytes:
+    return pickle.dumps(core.scheduler.kv_cache_config)
+
+
+def maps(_core: Any) -> str:
+    """What is mapped into the engine's process."""
+    return Path("/proc/self/maps").read_text()
 
 
 @pytest.fixture
 def changed(llm: Any) -> Callable[..., str]:
     """The identity of an engine like this one, but for what a function changes."""
     from vllm_npu_kv_connector.identity import identity_of
+
+    kv_cache = pickle.loads(ask_inside(llm, kv_cache_of))
 
     def identity(
         change: Callable[[Any], object] = lambda config: None,
@@ -38,7 +51,6 @@ def changed(llm: Any) -> Callable[..., str]:
         for name in ("model_config", "cache_config", "parallel_config", "additional_config"):
             setattr(config, name, deepcopy(getattr(config, name)))
         change(config)
-        kv_cache = llm.llm_engine.engine_core.engine_core.scheduler.kv_cache_config
         with patch.dict(os.environ, VLLM_NPU_DEVICE=device):
             return identity_of(config, kv_cache, tokens)
 
@@ -108,5 +120,4 @@ def test_the_host_tiers_memory_has_no_name(llm: Any) -> None:
     """So it goes with the engine's process, however that ends."""
     identifier = llm.llm_engine.vllm_config.kv_transfer_config.engine_id
     assert not list(Path("/dev/shm").glob(f"*{identifier}*"))
-    maps = Path("/proc/self/maps").read_text()
-    assert f"vllm_offload_{identifier}.mmap (deleted)" in maps
+    assert f"vllm_offload_{identifier}.mmap (deleted)" in ask_inside(llm, maps)

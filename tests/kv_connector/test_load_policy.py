@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.asking import ask, expected, greedy, tokens_of
+from tests.inside import ask_inside
 from tests.kv_connector.engines import connected, disk, forget, metric
 from tests.prompts import mixed_prompts
 
@@ -18,8 +19,24 @@ RECOMPUTED = "vllm:kv_offload_npu_recomputed_requests"
 SKIPPED = "vllm:kv_offload_npu_tier_skipped_requests"
 
 
-def policy_of(llm: Any) -> Any:
-    return llm.llm_engine.engine_core.engine_core.scheduler.connector._policy
+def costs_of(core: Any) -> Any:
+    """What the connector of an engine's core has measured."""
+    return core.scheduler.connector._policy.costs
+
+
+def least(core: Any) -> float:
+    costs = costs_of(core)
+    return float(min(costs.compute.value, costs.host.value, costs.tier("1:npu_fs").value))
+
+
+def slow_disk(core: Any) -> None:
+    costs = costs_of(core)
+    costs.tier("1:npu_fs").value = costs.compute.value * 100
+
+
+def slow_memory(core: Any) -> None:
+    costs = costs_of(core)
+    costs.host.value = costs.compute.value * 100
 
 
 def test_never(engines: Engines, tiny_model: Callable[[str], Path]) -> None:
@@ -45,11 +62,10 @@ def test_what_is_measured_decides(
     for _ in range(2):
         forget(llm, host=True)
         assert greedy(llm, prompts, NEW) == wanted
-    costs = policy_of(llm).costs
-    assert min(costs.compute.value, costs.host.value, costs.tier("1:npu_fs").value) > 0
+    assert ask_inside(llm, least) > 0
 
     # A disk that has become slow: the prompts' KV is there and is computed all the same.
-    costs.tier("1:npu_fs").value = costs.compute.value * 100
+    ask_inside(llm, slow_disk)
     forget(llm, host=True)
     outputs = ask(llm, prompts, NEW)
     assert tokens_of(outputs) == wanted
@@ -57,7 +73,7 @@ def test_what_is_measured_decides(
     assert metric(llm, SKIPPED, tier="1:npu_fs") == len(prompts)
 
     # Memory that has become slow.
-    costs.host.value = costs.compute.value * 100
+    ask_inside(llm, slow_memory)
     forget(llm)
     outputs = ask(llm, prompts, NEW)
     assert tokens_of(outputs) == wanted

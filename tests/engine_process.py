@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -28,7 +29,7 @@ LOGPROBS = "LOGPROBS "
 class Running:
     """An engine's process, and where it writes."""
 
-    process: forking.Forked
+    process: BaseProcess
     log: Path
 
 

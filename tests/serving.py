@@ -193,8 +193,8 @@ def stop(process: psutil.Popen, how: signal.Signals) -> list[str]:
 
 OF_THE_TESTS = (
     "VLLM_ALLOW_INSECURE_SERIALIZATION",
+    "VLLM_ENABLE_V1_MULTIPROCESSING",
     "VLLM_LOGGING_LEVEL",
-    "VLLM_WORKER_MULTIPROC_METHOD",
 )
 
 

@@ -67,6 +67,17 @@ def test_what_warm_up_counted_is_there_from_the_start(config: Any, worker: Count
     assert metric(config, "graphs_compiled") == 4
 
 
+def test_the_start_is_told_by_part(config: Any, worker: Counters) -> None:
+    worker.start.seconds["weights"] = 2.5
+    worker.started()
+    NPUStatLogger(config).log_engine_initialized()
+    model = config.model_config.served_model_name
+    labels = {"model_name": model, "engine": "0", "part": "weights"}
+    assert REGISTRY.get_sample_value("vllm_npu:start_seconds", labels) == 2.5
+    labels["part"] = "load"
+    assert REGISTRY.get_sample_value("vllm_npu:start_seconds", labels) == 0
+
+
 def test_metrics_outlive_vllm_setting_up_its_own(config: Any, worker: Counters) -> None:
     logger = NPUStatLogger(config)
     unregister_vllm_metrics()  # vLLM does it after it has made ours.

@@ -20,6 +20,7 @@ def register() -> str | None:
         The platform class if there is a device to run on, else None. Nothing escapes: vLLM
         would log an exception for debugging only, and the user would never see it.
     """
+    import vllm_npu_platform.stats.beginning  # noqa: F401  (looks at the clock)
     from vllm_npu_platform.processes import start_method
     from vllm_npu_runtime.device import AUTO, find
     from vllm_npu_runtime.errors import ConfigurationError

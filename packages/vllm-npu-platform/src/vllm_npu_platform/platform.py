@@ -10,6 +10,7 @@ from vllm.platforms.interface import Platform, PlatformEnum
 from vllm_npu_platform.host import environment
 from vllm_npu_platform.host.cuda import stand_in_for_cuda
 from vllm_npu_platform.sessions import in_session
+from vllm_npu_platform.stats import beginning
 from vllm_npu_platform.target import Target
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ class NPUPlatform(Platform):
         from vllm_npu_platform.checks.config import check_choices
         from vllm_npu_platform.checks.defaults import apply_defaults
 
+        beginning.configuring()
         check_choices(vllm_config)
         environment.use_first_runner()
         apply_defaults(vllm_config)

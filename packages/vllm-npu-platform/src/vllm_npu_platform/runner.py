@@ -58,7 +58,7 @@ class NPUModelRunner(CPUModelRunner):
         if self.model_config.enforce_eager or in_session(self.vllm_config):
             return []
         cache = compile_cache(self.vllm_config, self.target, self.model)
-        compiler = Compiler(self.vllm_config, self.target, cache)
+        compiler = Compiler(self.vllm_config, self.target, cache, self.counters.start)
         self.executor = GraphExecutor(
             self.model,
             self._inputs(),

@@ -24,6 +24,7 @@ from vllm_npu_platform.start_up import start_up_line
 from vllm_npu_platform.stats import counters as names
 from vllm_npu_platform.stats.board import BoardWriter, board_path
 from vllm_npu_platform.stats.counters import Counters
+from vllm_npu_platform.stats.start_times import KV_CACHE, LOAD, WARM_UP, WEIGHTS
 from vllm_npu_platform.target import Target
 
 _logger = logging.getLogger("vllm.npu")
@@ -59,6 +60,16 @@ class NPUWorker(Worker):
     def _maybe_get_memory_pool_context(self, tag: str) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        """Load the weights, or open the session in their place."""
+        with self.counters.start.part(LOAD if in_session(self.vllm_config) else WEIGHTS):
+            super().load_model(*args, **kwargs)
+
+    def initialize_from_config(self, *args: Any, **kwargs: Any) -> None:
+        """Allocate the KV cache."""
+        with self.counters.start.part(KV_CACHE):
+            super().initialize_from_config(*args, **kwargs)
+
     def determine_available_memory(self) -> int:
         """Bytes for the KV cache; see `vllm_npu_platform.memory`. With a session: for a byte of
         each of its slots."""
@@ -81,11 +92,13 @@ class NPUWorker(Worker):
         declared = self.counters.declare(shapes)
         seconds = 0.0
         if self.target.settings.warm_up:
-            with torch.inference_mode():
+            with torch.inference_mode(), self.counters.start.part(WARM_UP):
                 seconds = warm_up(executors, self.model_runner.logits)
+        self.counters.started()
         self._show_counters(declared)
         set_random_seed(self.model_config.seed)
         _logger.info(start_up_line(self, executors, seconds))
+        _logger.info(self.counters.start.line())
         return CompilationTimes(language_model=seconds, encoder=0.0)
 
     def _show_counters(self, names: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vllm_npu_platform.kv_cache import is_opaque, kv_dtype
+from vllm_npu_platform.stats.start_times import CAPTURE, COMPILE, LOAD, StartTimes
 from vllm_npu_runtime.capture import Function, Named, capture, module_tensors
 from vllm_npu_runtime.compile_cache.store import CompileCache
 from vllm_npu_runtime.drivers.base import CompileOptions
@@ -40,12 +41,18 @@ class Compiler:
         vllm_config: of the engine.
         target: device and settings.
         cache: what earlier starts compiled; None: nothing is kept.
+        start: counts what capturing, compiling and loading take.
     """
 
     def __init__(
-        self, vllm_config: VllmConfig, target: Target, cache: CompileCache | None = None
+        self,
+        vllm_config: VllmConfig,
+        target: Target,
+        cache: CompileCache | None = None,
+        start: StartTimes | None = None,
     ) -> None:
         self.target = target
+        self._start = start or StartTimes()
         self.cache = cache
         self._device = target.device
         model = vllm_config.model_config
@@ -87,17 +94,21 @@ class Compiler:
             The executable, and whether it was loaded rather than compiled.
         """
         with self._lock(name):
-            if (loaded := self._load(name, model)) is not None:
+            with self._start.part(LOAD):
+                loaded = self._load(name, model)
+            if loaded is not None:
                 return loaded, True
             tensors = [*inputs, *module_tensors(model)]
             replaced = decompositions_for(self._device.capabilities)
             captured = capture if traces is None else traces.program
-            program = captured(name, function, tensors, replaced)
-            made = self._device.driver.compile(program, self._device.info.name, self._options)
-            if self.cache is not None:
-                self.cache.save(
-                    name, program, lambda directory: self._device.driver.save(made, directory)
-                )
+            with self._start.part(CAPTURE):
+                program = captured(name, function, tensors, replaced)
+            with self._start.part(COMPILE):
+                made = self._device.driver.compile(program, self._device.info.name, self._options)
+                if self.cache is not None:
+                    self.cache.save(
+                        name, program, lambda directory: self._device.driver.save(made, directory)
+                    )
             return made, False
 
     def _lock(self, name: str) -> AbstractContextManager[None]:

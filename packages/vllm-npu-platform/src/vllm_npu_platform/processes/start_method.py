@@ -16,6 +16,7 @@ from vllm_npu_platform.processes import fork_server, forking
 from vllm_npu_platform.processes.lifetime import end_with_parent
 from vllm_npu_platform.processes.main_module import hidden_if_unguarded
 from vllm_npu_platform.processes.quiet import obstacles
+from vllm_npu_platform.stats import beginning
 from vllm_npu_runtime.errors import ConfigurationError
 
 VARIABLE = "VLLM_WORKER_MULTIPROC_METHOD"
@@ -109,7 +110,9 @@ class _Process(BaseProcess):
     def _Popen(process: Any) -> Popen:
         method = method_for(process)
         if method == "fork":
-            return forking.Popen(process)
+            forked = forking.Popen(process)
+            beginning.handed_over()
+            return forked
         if method == "forkserver":
             process._environment = dict(os.environ)
         started = popen_forkserver if method == "forkserver" else popen_spawn_posix

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from vllm_npu_platform.graph.plan import Run
 from vllm_npu_platform.stats.board import BoardWriter
+from vllm_npu_platform.stats.start_times import PARTS, StartTimes
 
 STEPS = "steps"
 DEVICE_SECONDS = "device_seconds"
@@ -20,6 +21,7 @@ LOADED = "graphs_loaded"
 LATE = "graphs_compiled_late"
 COMPILE_SECONDS = "compile_seconds"
 BUCKET = "bucket:"
+START_SECONDS = "start_seconds:"
 
 PLAIN = (
     STEPS,
@@ -43,16 +45,25 @@ class Counters:
     Attributes:
         values: by name; seconds for times, else plain numbers.
         board: where the API server reads them.
+        start: what the start spends its time on.
     """
 
     values: dict[str, float] = field(default_factory=dict)
     board: BoardWriter | None = None
+    start: StartTimes = field(default_factory=StartTimes)
 
     def declare(self, buckets: Iterable[str]) -> tuple[str, ...]:
         """Start all counters at zero, those of the buckets included."""
-        names = (*PLAIN, *(BUCKET + bucket for bucket in buckets))
+        started = (START_SECONDS + part for part in PARTS)
+        names = (*PLAIN, *started, *(BUCKET + bucket for bucket in buckets))
         self.values = dict.fromkeys(names, 0.0)
         return names
+
+    def started(self) -> None:
+        """The start is over: its parts are counted."""
+        self.start.finish()
+        for part, seconds in self.start.seconds.items():
+            self.add(START_SECONDS + part, seconds)
 
     def show(self, board: BoardWriter) -> None:
         """Write on a board from now on, and what was counted before."""

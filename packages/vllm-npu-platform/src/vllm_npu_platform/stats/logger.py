@@ -6,7 +6,7 @@ import logging
 from functools import cache
 from typing import TYPE_CHECKING
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 from vllm.v1.metrics.loggers import StatLoggerBase
 
 from vllm_npu_platform.stats import counters
@@ -50,6 +50,7 @@ class NPUStatLogger(StatLoggerBase):
         self._labels = (name if isinstance(name, str) else str(name), str(engine_index))
         self._plain = {key: _counter(key, text, _LABELS) for key, text in _HELP.items()}
         self._buckets = _counter("bucket_hits", "Runs by bucket.", (*_LABELS, "bucket"))
+        self._start = _gauge("start_seconds", "Seconds of the engine's start.", (*_LABELS, "part"))
         self._device = Target.of(vllm_config).device.name
 
     def record(
@@ -69,6 +70,9 @@ class NPUStatLogger(StatLoggerBase):
             if key.startswith(counters.BUCKET):
                 bucket = key.removeprefix(counters.BUCKET)
                 self._buckets.labels(*self._labels, bucket).inc(gain)
+            elif key.startswith(counters.START_SECONDS):
+                part = key.removeprefix(counters.START_SECONDS)
+                self._start.labels(*self._labels, part).set(value)
             else:
                 self._plain[key].labels(*self._labels).inc(gain)
 
@@ -104,3 +108,9 @@ def _counter(key: str, text: str, labels: tuple[str, ...]) -> Counter:
     Not called `vllm:…`: vLLM unregisters whatever is, when it sets up its own metrics after ours.
     """
     return Counter(f"vllm_npu:{key}", text, labels)
+
+
+@cache
+def _gauge(key: str, text: str, labels: tuple[str, ...]) -> Gauge:
+    """Likewise, what isn't counted up."""
+    return Gauge(f"vllm_npu:{key}", text, labels)

@@ -110,7 +110,7 @@ def main() -> None:
     options = ["--model", given.model, "--text", given.text, "--count", given.count]
     arguments = [str(each) for each in [*options, "--dtype", given.dtype]]
     base = measured(arguments, given.device, "none")
-    print("| Weights | Perplexity | Against bf16 |\n|---|---:|---:|")
+    print(f"| Weights | Perplexity | Against {given.dtype} |\n|---|---:|---:|")
     print(f"| {given.dtype} | {base:.2f} | |")
     for variant, label in LABELS.items():
         found = measured(arguments, given.device, variant)

@@ -3,10 +3,10 @@
 On an artifact of the 350 M model: pairs of requests that share 1,024 tokens and end in 16 of their
 own, each pair with another prefix. `nox -s bench -- prefix-reuse` runs it.
 
-The model computes in bfloat16 and its weights are random, so its best tokens lie close together,
-and where a prompt is cut into steps rounds differently. A third engine, without reuse but with
-smaller steps, tells by how much: tokens count as the same where two that changed places lay no
-further apart than twice that.
+The model's weights are random, so its best tokens lie close together, and in bfloat16, which it is
+computed in where the device can, a prompt that is cut into other steps rounds differently. A third
+engine, without reuse but with smaller steps, tells by how much: tokens count as the same where two
+that changed places lay no further apart than twice that.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.serving import artifact
+from benchmarks.serving.arithmetic import common_dtype, told
 from benchmarks.serving.cases import SHAPES
 from benchmarks.serving.checkpoint import ROOT, ensure
 
@@ -103,7 +104,9 @@ def main() -> int:
     options = parser.parse_args()
     os.environ["VLLM_NPU_DEVICE"] = options.device
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    shape = SHAPES["350m"]
+    dtype = common_dtype(options.device)
+    print(f"the model is in {told(dtype)}")
+    shape = replace(SHAPES["350m"], dtype=dtype)
     checkpoint = ensure(shape)
     # In another process: what it imports and holds shall not weigh on the engines.
     ahead = [sys.executable, "-W", "ignore", "-m", "benchmarks.serving.artifact", str(checkpoint)]

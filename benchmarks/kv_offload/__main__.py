@@ -13,11 +13,13 @@ import os
 import random
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.kv_offload.engine import Engine, Tokens
 from benchmarks.kv_offload.table import table
+from benchmarks.serving.arithmetic import common_dtype
 from benchmarks.serving.cases import SHAPES
 from benchmarks.serving.checkpoint import ROOT, ensure
 from benchmarks.serving.machine import circumstances
@@ -26,7 +28,6 @@ RESULT = ROOT / "benchmarks" / "results" / "kv-offload.json"
 PAGE = ROOT / "docs" / "kv-offload-figures.md"
 TAIL, BATCH, PROMPT, NEW = 16, 8, 128, 32
 OPTIONS: dict[str, Any] = {
-    "dtype": "bfloat16",
     "max_model_len": 2048,
     "max_num_seqs": 8,
     "kv_cache_memory_bytes": 512 << 20,
@@ -88,7 +89,8 @@ def main() -> int:
         "OMP_WAIT_POLICY": "passive",
         "HF_HUB_OFFLINE": "1",
     }
-    shape = SHAPES["350m"]
+    dtype = common_dtype(given.device)
+    shape = replace(SHAPES["350m"], dtype=dtype)
     checkpoint, prompts = ensure(shape), Prompts(shape.vocabulary)
     with tempfile.TemporaryDirectory(dir=ROOT / ".cache") as directory:
         disk = {"type": "fs", "root_dir": directory, "max_bytes": "4GiB"}
@@ -103,6 +105,7 @@ def main() -> int:
         result = {
             "circumstances": circumstances(),
             "device": given.device,
+            "dtype": dtype,
             "first_token": first_tokens(engines["with"], prompts, given.prefix, given.rounds),
             "throughput": throughput(engines, prompts, 4 * given.rounds),
         }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from benchmarks.serving.arithmetic import told
+
 LIMITS = {"host": 5.0, "disk": 3.0}
 COST = 0.03
 
@@ -24,7 +26,7 @@ def table(result: dict[str, Any]) -> str:
         "",
         f"`nox -s bench -- kv-offload` on {where['date']}, commit {where['commit']}, "
         f"{where['cpu']}, {where['cores']} cores, {result['device']}; load before: "
-        f"{where['load_before']:.2f}. Llama of 350 M parameters, bfloat16; medians.",
+        f"{where['load_before']:.2f}. Llama of 350 M parameters, {told(result['dtype'])}; medians.",
         "",
         f"Time to the first token of a prompt whose first {first['prefix']} tokens left the "
         f"device's cache ({len(seconds['host'])} prompts; each was computed, then came from host "

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving import chart, page, summary
+from benchmarks.serving.arithmetic import asked, told
 from benchmarks.serving.cases import SHAPES, Plan
 from benchmarks.serving.checkpoint import ROOT, STORE, where
-from benchmarks.serving.lineup import ARTIFACT, SESSION, STATEFUL, lineup
+from benchmarks.serving.lineup import ARTIFACT, OURS, SESSION, STATEFUL, lineup
 from benchmarks.serving.machine import circumstances
 from benchmarks.serving.measure import Run, measure
 
@@ -100,11 +101,14 @@ def plan_of(options: argparse.Namespace) -> Plan:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure, and sum up."""
     plan = plan_of(options)
+    ours = lineup(options.device, plan.threads)[OURS].environment / "bin" / "python"
+    dtype = asked(ours, options.device)
+    print(f"every contender takes {told(dtype)}", file=sys.stderr, flush=True)
+    plan = dataclasses.replace(plan, shape=dataclasses.replace(plan.shape, dtype=dtype))
     # In another process: this one stays small, and its imports don't weigh on the machine.
     prepare = [sys.executable, "-W", "ignore", "-m", "benchmarks.serving.checkpoint"]
-    subprocess.run([*prepare, plan.shape.name], cwd=ROOT, check=True)
+    subprocess.run([*prepare, plan.shape.name, dtype], cwd=ROOT, check=True)
     if not {ARTIFACT, SESSION, STATEFUL}.isdisjoint(options.contenders):
-        ours = lineup(options.device, plan.threads)[ARTIFACT].environment / "bin" / "python"
         ahead = [str(ours), "-W", "ignore", "-m", "benchmarks.serving.artifact"]
         subprocess.run([*ahead, str(where(plan.shape))], cwd=ROOT, check=True)
     scratch = STORE / "run"
@@ -121,7 +125,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     )
     machine = circumstances()
     results = measure(measuring, [entrants[name] for name in options.contenders])
-    described = {**dataclasses.asdict(plan), "shape": plan.shape.name, "quiet": options.quiet}
+    described = {
+        **dataclasses.asdict(plan),
+        "shape": plan.shape.name,
+        "dtype": dtype,
+        "quiet": options.quiet,
+    }
     return {"machine": machine, "plan": described, **results}
 
 

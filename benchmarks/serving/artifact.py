@@ -69,7 +69,7 @@ def ensure(checkpoint: Path, alone: bool = False) -> None:
 
     artifact = where(checkpoint)
     if not artifact.exists():
-        compile_artifact(checkpoint, artifact, dtype="bfloat16", **LIMITS)  # type: ignore[arg-type]
+        compile_artifact(checkpoint, artifact, **LIMITS)  # type: ignore[arg-type]
     target = stateful(checkpoint)
     if not alone and not target.exists():
         import openvino as ov

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-BFLOAT16 = 2
-"""Bytes of a number: weights and KV cache of every contender are bfloat16."""
+BYTES = {"bfloat16": 2, "float32": 4}
+"""Of a number, by dtype: weights and KV cache of every contender have the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A Llama with untied embeddings."""
+    """A Llama with untied embeddings.
+
+    Attributes:
+        dtype: of weights, arithmetic and KV cache, by torch's name.
+    """
 
     name: str
+    dtype: str = "bfloat16"
     hidden: int
     layers: int
     heads: int
@@ -21,6 +28,11 @@ class Shape:
     head_size: int
     intermediate: int
     vocabulary: int
+
+    @property
+    def number_bytes(self) -> int:
+        """Of a weight, and of a number in the KV cache."""
+        return BYTES[self.dtype]
 
     @property
     def layer_parameters(self) -> int:
@@ -37,21 +49,21 @@ class Shape:
     @property
     def weight_bytes(self) -> int:
         """The checkpoint's size, embeddings included."""
-        return BFLOAT16 * (self.layer_parameters + 2 * self.head_parameters)
+        return self.number_bytes * (self.layer_parameters + 2 * self.head_parameters)
 
     @property
     def kv_bytes_per_token(self) -> int:
         """Keys and values of one token in all layers."""
-        return BFLOAT16 * 2 * self.layers * self.kv_heads * self.head_size
+        return self.number_bytes * 2 * self.layers * self.kv_heads * self.head_size
 
     def decode_bytes(self, batch: int, context: float) -> float:
         """Bytes that a decode step must read.
 
-        `2·(layers' and head's parameters) + batch·context·(KV bytes per token)`: each weight once
-        for the whole batch, each request's keys and values; of the embeddings only a row each,
+        `bytes·(layers' and head's parameters) + batch·context·(KV bytes per token)`: each weight
+        once for the whole batch, each request's keys and values; of the embeddings only a row each,
         which is left out, and so are activations, which stay in the caches.
         """
-        weights = BFLOAT16 * (self.layer_parameters + self.head_parameters)
+        weights = self.number_bytes * (self.layer_parameters + self.head_parameters)
         return weights + batch * context * self.kv_bytes_per_token
 
     def prefill_flops(self, batch: int, tokens: int) -> float:
@@ -89,6 +101,11 @@ SHAPES = {
         ),
     )
 }
+
+
+def shape_of(plan: Mapping[str, Any]) -> Shape:
+    """The shape of a plan in a report."""
+    return replace(SHAPES[plan["shape"]], dtype=plan.get("dtype", "bfloat16"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,14 @@
 """The model: a Llama with random weights and a tokenizer of its size, as a checkpoint.
 
-`python -m benchmarks.serving.checkpoint 350m` writes it, and its export for OpenVINO, unless they
-are there.
+`python -m benchmarks.serving.checkpoint 350m bfloat16` writes it, and its export for OpenVINO,
+unless they are there.
 """
 
 from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.serving.cases import SHAPES, Shape
@@ -21,7 +22,8 @@ VERSION = 1
 
 def where(shape: Shape) -> Path:
     """Directory of the checkpoint."""
-    return STORE / "models" / f"{shape.name}-{VERSION}"
+    kind = "" if shape.dtype == "bfloat16" else f"-{shape.dtype}"
+    return STORE / "models" / f"{shape.name}{kind}-{VERSION}"
 
 
 def write_weights(shape: Shape, directory: Path) -> None:
@@ -45,7 +47,8 @@ def write_weights(shape: Shape, directory: Path) -> None:
         bos_token_id=1,
         eos_token_id=2,
     )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(directory)
+    model = LlamaForCausalLM(config).to(getattr(torch, shape.dtype))
+    model.save_pretrained(directory)
 
 
 def write_tokenizer(shape: Shape, directory: Path) -> None:
@@ -82,4 +85,5 @@ def ensure(shape: Shape) -> Path:
 if __name__ == "__main__":
     from benchmarks.serving import export
 
-    export.ensure(ensure(SHAPES[sys.argv[1]]))
+    name, dtype = sys.argv[1:]
+    export.ensure(ensure(replace(SHAPES[name], dtype=dtype)))

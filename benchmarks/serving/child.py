@@ -61,7 +61,7 @@ def generate(engine: Engine, asked: dict[str, Any]) -> dict[str, Any]:
 
 def limits(machine: Any, asked: dict[str, Any]) -> dict[str, Any]:
     """What the machine can do."""
-    found: dict[str, Any] = machine.limits(asked["threads"])
+    found: dict[str, Any] = machine.limits(asked["threads"], asked["dtype"])
     return found
 
 

@@ -56,7 +56,7 @@ def flat(model: Any) -> Any:
 
 
 def convert(checkpoint: Path) -> Any:
-    """A stateful `ov.Model` with bfloat16 weights."""
+    """A stateful `ov.Model` with weights of the checkpoint's dtype."""
     import openvino as ov
     import torch
     from openvino import opset13 as ops
@@ -65,7 +65,7 @@ def convert(checkpoint: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(
-        checkpoint, dtype=torch.bfloat16, attn_implementation="sdpa"
+        checkpoint, dtype="auto", attn_implementation="sdpa"
     )
     config = model.config
     layers, heads, size = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
@@ -76,10 +76,11 @@ def convert(checkpoint: Path) -> Any:
         torch.tensor([[3, 4], [3, 4]]),
         *past,
     )
-    # The matrices stay bfloat16, the graph around them is float32: the form that the runtime's
+    # Matrices in bfloat16 stay so, the graph around them is float32: the form that the runtime's
     # fusions and the pipeline's own changes of the graph are made for. The hint for bfloat16
     # inference then applies to all of it.
-    keep_weights(model)
+    if model.dtype is torch.bfloat16:
+        keep_weights(model)
     with torch.no_grad():
         converted = ov.convert_model(flat(model), example_input=example)
 

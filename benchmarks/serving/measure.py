@@ -63,8 +63,9 @@ class Run:
         what it can do when nothing disturbs it."""
         self._wait()
         child = self._spawn(MACHINE, self.scratch / "cache" / MACHINE.name)
+        asked = {"threads": self.plan.threads, "dtype": self.plan.shape.dtype}
         try:
-            found = disturbed(child, lambda: child.ask(do="limits", threads=self.plan.threads))
+            found = disturbed(child, lambda: child.ask(do="limits", **asked))
         finally:
             child.stop()
         self.say(
@@ -112,7 +113,7 @@ class Run:
         room = {
             name: getattr(self.plan, name)
             for name in ("max_model_len", "max_num_seqs", "kv_cache_gib", "threads")
-        }
+        } | {"dtype": self.plan.shape.dtype}
         self._wait()
         begin = time.perf_counter()
         child = self.children[entrant.name] = self._spawn(entrant, cache)

@@ -7,7 +7,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from benchmarks.serving.cases import SHAPES
+from benchmarks.serving.arithmetic import told
+from benchmarks.serving.cases import shape_of
 
 TEMPLATE = Path(__file__).with_name("page.md")
 FAILED, MISSING = "failed", "–"
@@ -105,7 +106,7 @@ def limits(report: Record) -> str:
                 ", ".join(f"{way} {rate / 1e9:.1f}" for way, rate in found["reads"].items()),
             ],
             [
-                "bfloat16 GEMM, GFLOP/s",
+                f"{shape_of(report['plan']).dtype} GEMM, GFLOP/s",
                 number(found["gemm_flops"], 0, 1e9),
                 ", ".join(f"{shape} {rate / 1e9:.0f}" for shape, rate in found["gemms"].items()),
             ],
@@ -154,7 +155,7 @@ def tables(report: Record) -> str:
 def page(report: Record, picture: str) -> str:
     """The whole page."""
     where, plan = report["machine"], report["plan"]
-    shape = SHAPES[plan["shape"]]
+    shape = shape_of(plan)
     parameters = (shape.layer_parameters + 2 * shape.head_parameters) / 1e6
     machine = (
         f"{where['cpu']} with {', '.join(where['cpu_flags'])}, {where['cores']} cores, "
@@ -170,6 +171,8 @@ def page(report: Record, picture: str) -> str:
         commit=where["commit"],
         machine=machine,
         model=model,
+        dtype=shape.dtype,
+        told=told(shape.dtype),
         threads=plan["threads"],
         kv=plan["kv_cache_gib"],
         prompt=plan["prompt_tokens"],

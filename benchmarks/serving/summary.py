@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from benchmarks.serving.cases import SHAPES
+from benchmarks.serving.cases import shape_of
 from benchmarks.serving.lineup import ARTIFACT, OURS, SESSION, STATEFUL
 
 REFERENCE = "transformers"
@@ -61,7 +61,7 @@ def agreement(samples: list[Record], reference: list[Record]) -> float | None:
 def case(report: Record, samples: list[Record], batch: int) -> Record:
     """Figures of one batch size; rates per second, for the whole batch."""
     plan, limits = report["plan"], report["limits"]
-    shape = SHAPES[plan["shape"]]
+    shape = shape_of(plan)
     chosen = undisturbed([each for each in samples if each["batch"] == batch], plan["quiet"])
     prefill = median(chosen, lambda sample: sample["prefill_s"])
     decode = median(chosen, lambda sample: sample["decode_s"])
@@ -127,7 +127,7 @@ def ratio(one: float | None, other: float | None) -> float | None:
 def verdicts(report: Record, found: Record) -> list[Record]:
     """Ours against what is asked of it; a value is missing where either side is."""
     plan = report["plan"]
-    shape = SHAPES[plan["shape"]]
+    shape = shape_of(plan)
 
     def rate(name: str, batch: int, key: str) -> float | None:
         value: float | None = found.get(name, {}).get("cases", {}).get(batch, {}).get(key)

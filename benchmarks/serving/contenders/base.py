@@ -25,9 +25,9 @@ class Engine(ABC):
         """Import what it needs; timed apart from `start`."""
 
     @abstractmethod
-    def start(self, checkpoint: Path, room: dict[str, int]) -> None:
-        """Make the engine ready. `room` has `max_model_len`, `max_num_seqs`, `kv_cache_gib` and
-        `threads`."""
+    def start(self, checkpoint: Path, room: dict[str, Any]) -> None:
+        """Make the engine ready. `room` has `max_model_len`, `max_num_seqs`, `kv_cache_gib`,
+        `threads` and `dtype`, of all numbers."""
 
     @abstractmethod
     def generate(self, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:

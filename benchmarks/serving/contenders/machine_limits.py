@@ -47,14 +47,14 @@ def read_bandwidth(threads: int) -> dict[str, float]:
         return {name: READ_BYTES / fastest(way) for name, way in ways.items()}
 
 
-def gemm_rate() -> dict[str, float]:
-    """Operations per second of bfloat16 matrix products; the best is the limit."""
+def gemm_rate(dtype: str) -> dict[str, float]:
+    """Operations per second of matrix products in a dtype; the best is the limit."""
     import torch
 
-    rates = {}
+    rates, kind = {}, getattr(torch, dtype)
     for rows, inner, columns in GEMM_SHAPES:
-        left = torch.randn(rows, inner).bfloat16()
-        right = torch.randn(columns, inner).bfloat16()
+        left = torch.randn(rows, inner).to(kind)
+        right = torch.randn(columns, inner).to(kind)
         seconds = fastest(lambda left=left, right=right: left @ right.T)  # type: ignore[misc]
         rates[f"{rows}×{inner}×{columns}"] = 2 * rows * inner * columns / seconds
     return rates
@@ -63,12 +63,12 @@ def gemm_rate() -> dict[str, float]:
 class Contender:
     """Answers `limits` alone."""
 
-    def limits(self, threads: int) -> dict[str, Any]:
+    def limits(self, threads: int, dtype: str) -> dict[str, Any]:
         """Rates by the way they were reached; the best are the limits."""
         import torch
 
         torch.set_num_threads(threads)
-        bandwidths, rates = read_bandwidth(threads), gemm_rate()
+        bandwidths, rates = read_bandwidth(threads), gemm_rate(dtype)
         return {
             "reads": bandwidths,
             "gemms": rates,

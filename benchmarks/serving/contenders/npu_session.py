@@ -4,6 +4,7 @@ openvino_genai's pipeline does."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from benchmarks.serving import artifact
 from benchmarks.serving.contenders import base
@@ -17,7 +18,7 @@ class Contender(base.Engine):
     def load(self) -> None:
         import torch  # noqa: F401
 
-    def start(self, checkpoint: Path, room: dict[str, int]) -> None:
+    def start(self, checkpoint: Path, room: dict[str, Any]) -> None:
         from vllm_npu_runtime.sessions.base import SessionOptions
         from vllm_npu_runtime.sessions.opening import open_session
 

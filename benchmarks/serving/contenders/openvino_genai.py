@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from benchmarks.serving import export
+from benchmarks.serving.arithmetic import NAMES
 from benchmarks.serving.contenders import base
 
 
 class Contender(base.Engine):
-    """`ContinuousBatchingPipeline` on the CPU, everything bfloat16."""
+    """`ContinuousBatchingPipeline` on the CPU, everything in one dtype."""
 
     packages = ("openvino-genai", "openvino")
 
     def load(self) -> None:
         import openvino_genai  # noqa: F401
 
-    def start(self, checkpoint: Path, room: dict[str, int]) -> None:
+    def start(self, checkpoint: Path, room: dict[str, Any]) -> None:
         import openvino_genai
 
         scheduler = openvino_genai.SchedulerConfig()
@@ -27,8 +29,8 @@ class Contender(base.Engine):
         scheduler.dynamic_split_fuse = True
         scheduler.enable_prefix_caching = False
         properties = {
-            "INFERENCE_PRECISION_HINT": "bf16",
-            "KV_CACHE_PRECISION": "bf16",
+            "INFERENCE_PRECISION_HINT": NAMES[room["dtype"]],
+            "KV_CACHE_PRECISION": NAMES[room["dtype"]],
             "INFERENCE_NUM_THREADS": room["threads"],
         }
         self.settings = {

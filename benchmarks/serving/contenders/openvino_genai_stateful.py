@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from benchmarks.serving import artifact
+from benchmarks.serving.arithmetic import NAMES
 from benchmarks.serving.contenders import base
 
 
 class Contender(base.Engine):
-    """`LLMPipeline` on the CPU with the backend "SDPA", everything bfloat16, on the graphs of our
-    artifact."""
+    """`LLMPipeline` on the CPU with the backend "SDPA", everything in one dtype, on the graphs of
+    our artifact."""
 
     packages = ("openvino-genai", "openvino")
 
     def load(self) -> None:
         import openvino_genai  # noqa: F401
 
-    def start(self, checkpoint: Path, room: dict[str, int]) -> None:
+    def start(self, checkpoint: Path, room: dict[str, Any]) -> None:
         import openvino_genai
 
         self.settings = {
             "ATTENTION_BACKEND": "SDPA",
-            "INFERENCE_PRECISION_HINT": "bf16",
-            "KV_CACHE_PRECISION": "bf16",
+            "INFERENCE_PRECISION_HINT": NAMES[room["dtype"]],
+            "KV_CACHE_PRECISION": NAMES[room["dtype"]],
             "INFERENCE_NUM_THREADS": room["threads"],
         }
         self.pipeline = openvino_genai.LLMPipeline(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from benchmarks.serving.contenders import base
 
@@ -16,12 +17,12 @@ class Contender(base.Engine):
         import torch  # noqa: F401
         from transformers import AutoModelForCausalLM  # noqa: F401
 
-    def start(self, checkpoint: Path, room: dict[str, int]) -> None:
+    def start(self, checkpoint: Path, room: dict[str, Any]) -> None:
         import torch
         from transformers import AutoModelForCausalLM
 
         torch.set_num_threads(room["threads"])
-        self.settings = {"dtype": "bfloat16", "attn_implementation": "sdpa"}
+        self.settings = {"dtype": room["dtype"], "attn_implementation": "sdpa"}
         self.model = AutoModelForCausalLM.from_pretrained(checkpoint, **self.settings).eval()
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:

@@ -19,11 +19,11 @@ class VLLMEngine(base.Engine):
     def load(self) -> None:
         from vllm import LLM, SamplingParams  # noqa: F401
 
-    def start(self, checkpoint: Path, room: dict[str, int]) -> None:
+    def start(self, checkpoint: Path, room: dict[str, Any]) -> None:
         from vllm import LLM
 
         self.settings = {
-            "dtype": "bfloat16",
+            "dtype": room["dtype"],
             "max_model_len": room["max_model_len"],
             "max_num_seqs": room["max_num_seqs"],
             "kv_cache_memory_bytes": room["kv_cache_gib"] << 30,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from benchmarks.serving import artifact
 from benchmarks.serving.contenders.vllm_engine import VLLMEngine
@@ -13,7 +14,7 @@ class Contender(VLLMEngine):
 
     packages = ("vllm", "vllm-npu-platform", "vllm-npu-models", "torch", "openvino")
 
-    def start(self, checkpoint: Path, room: dict[str, int]) -> None:
+    def start(self, checkpoint: Path, room: dict[str, Any]) -> None:
         from vllm import LLM
 
         self.settings = {

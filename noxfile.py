@@ -46,7 +46,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run every test, in two processes; arguments after `--` go to pytest instead."""
-    arguments = session.posargs or ["-n", "2"]
+    arguments = session.posargs or ["-n", "2", "--durations=10"]
     development(session).run("python", "-m", "pytest", *arguments)
 
 

@@ -63,6 +63,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     metadata.write_text("Name: mobilint-qb-runtime\nVersion: 1.5.0\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(site)
+        # The real one may be installed, and another test may have looked for its boards.
+        patch.delitem(sys.modules, "qbruntime", raising=False)
         yield
         sys.modules.pop("qbruntime", None)
 

@@ -160,6 +160,11 @@ def _compile(
         return compiler.compile(name, forward, [*inputs, *caches], model, shared)
 
 
+def _in_dtype(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """In a dtype. Even a conversion to its own makes a tensor another output of a traced graph."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
 def _outputs(
     result: Any, metadata: Mapping[str, Any], kv_dtypes: Mapping[str, torch.dtype]
 ) -> dict[str, torch.Tensor]:
@@ -171,6 +176,6 @@ def _outputs(
         outputs[f"{AUXILIARY}{index}"] = tensor
     for layer, each in metadata.items():
         if isinstance(each, GatherMetadata) and layer in each.new_keys:
-            outputs[KEY + layer] = each.new_keys[layer].to(kv_dtypes[layer])
-            outputs[VALUE + layer] = each.new_values[layer].to(kv_dtypes[layer])
+            outputs[KEY + layer] = _in_dtype(each.new_keys[layer], kv_dtypes[layer])
+            outputs[VALUE + layer] = _in_dtype(each.new_values[layer], kv_dtypes[layer])
     return outputs

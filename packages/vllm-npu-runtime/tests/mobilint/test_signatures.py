@@ -18,14 +18,18 @@ from vllm_npu_runtime.mobilint.requirement import require
 
 from . import fake
 
-qbruntime = pytest.importorskip("qbruntime", reason="mobilint-qb-runtime isn't installed")
-
 TARGETS = [
     vendor.Target("auto"),
     *(vendor.Target("single", core=(cluster, core)) for cluster in (0, 1) for core in range(4)),
     *(vendor.Target(mode, cluster=each) for mode in ("multi", "global4") for each in (0, 1)),
     vendor.Target("global8"),
 ]
+
+
+@pytest.fixture(scope="module")
+def qbruntime() -> Any:
+    """The vendor's module. Not imported before: processes forked for other tests would have it."""
+    return pytest.importorskip("qbruntime", reason="mobilint-qb-runtime isn't installed")
 
 
 def shape(function: Any) -> list[tuple[str, Any, Any]]:
@@ -55,7 +59,7 @@ def fakes() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("class_name", "method"), fakes())
-def test_fake_method(class_name: str, method: str) -> None:
+def test_fake_method(qbruntime: Any, class_name: str, method: str) -> None:
     """Parameters of the same names, kinds and defaults, in the same order."""
     theirs = getattr(getattr(qbruntime, class_name), method)
     ours = getattr(getattr(fake.Host().module(), class_name), method)
@@ -65,19 +69,19 @@ def test_fake_method(class_name: str, method: str) -> None:
 @pytest.mark.parametrize(
     "name", ["get_available_devices", "get_available_device_numbers", "set_log_level"]
 )
-def test_fake_function(name: str) -> None:
+def test_fake_function(qbruntime: Any, name: str) -> None:
     """The same for functions of the module."""
     assert shape(getattr(fake.Host().module(), name)) == shape(getattr(qbruntime, name))
 
 
 @pytest.mark.parametrize("name", ["Cluster", "Core", "CoreMode", "CacheType", "LogLevel"])
-def test_fake_enumeration(name: str) -> None:
+def test_fake_enumeration(qbruntime: Any, name: str) -> None:
     """Members that the fake knows exist; `name` of each is what we read."""
     theirs = {each.name for each in getattr(qbruntime, name)}
     assert {each.name for each in getattr(fake, name)} <= theirs
 
 
-def test_fake_error() -> None:
+def test_fake_error(qbruntime: Any) -> None:
     """One class, of the same base, with the status in the text's first line."""
     assert issubclass(qbruntime.QbRuntimeError, RuntimeError)
     with pytest.raises(qbruntime.QbRuntimeError) as real:
@@ -99,7 +103,7 @@ def attributes(names: set[str]) -> set[tuple[str, str]]:
     return found
 
 
-def test_every_call_exists() -> None:
+def test_every_call_exists(qbruntime: Any) -> None:
     """Whatever we take of the module, of a model and of a configuration."""
     used = attributes({"qbruntime", "_model", "made"})
     assert len(used) > 20
@@ -127,7 +131,7 @@ def test_nobody_else_calls() -> None:
     assert importers == {"vendor.py", "requirement.py"}
 
 
-def test_properties_that_we_read() -> None:
+def test_properties_that_we_read(qbruntime: Any) -> None:
     """Of caches and buffers; values are what was put in."""
     info = qbruntime.CacheInfo(qbruntime.CacheType.Batch, "k", "hash", 12, 3)
     read = (info.name, info.layer_hash, info.size, info.num_batches, info.cache_type.name)
@@ -139,7 +143,7 @@ def test_properties_that_we_read() -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
-def test_real_configuration(target: vendor.Target) -> None:
+def test_real_configuration(qbruntime: Any, target: vendor.Target) -> None:
     """The real runtime takes every core mode as we set it."""
     made = vendor._configuration(target)
     assert made.get_core_mode().name.lower() == target.mode
@@ -154,13 +158,13 @@ def test_real_configuration(target: vendor.Target) -> None:
         assert made.get_clusters() == [qbruntime.Cluster[f"Cluster{target.cluster}"]]
 
 
-def test_known_kinds_of_caches() -> None:
+def test_known_kinds_of_caches(qbruntime: Any) -> None:
     """A new kind must be looked at before its copies are cut short."""
     known = {*vendor.CROPPABLE, "FixedTailCache", "Error"}
     assert {each.name for each in qbruntime.CacheType} == known
 
 
-def test_statuses_exist() -> None:
+def test_statuses_exist(qbruntime: Any) -> None:
     """The names that errors are told by stand in the library's binary."""
     binary = Path(qbruntime.qbruntime.__file__).read_bytes()
     signs = [sign for _, signs in failures._TABLE for sign in signs]
@@ -168,6 +172,7 @@ def test_statuses_exist() -> None:
     assert not missing
 
 
+@pytest.mark.usefixtures("qbruntime")
 def test_broken_model_file(tmp_path: Path) -> None:
     """The real runtime's refusal becomes ours."""
     path = tmp_path / "broken.mxq"
@@ -179,6 +184,7 @@ def test_broken_model_file(tmp_path: Path) -> None:
         vendor.Model(path, None, vendor.Target("auto"))
 
 
+@pytest.mark.usefixtures("qbruntime")
 def test_without_a_board() -> None:
     """The real runtime imports and finds nothing; a session is refused."""
     if vendor.found():

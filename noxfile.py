@@ -51,6 +51,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def grid(session: nox.Session) -> None:
+    """Run the tests of the whole with every combination of options, not only every pair."""
+    arguments = session.posargs or ["-n", "2", "--durations=10", "tests"]
+    development(session).run("python", "-m", "pytest", "--grid", *arguments)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format with ruff; `-- --fix` puts both right."""
     env = development(session)

@@ -30,7 +30,7 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 # Tests hand functions to the worker.
 os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
 
-from tests import forking  # noqa: E402
+from tests import covering, forking  # noqa: E402
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -63,6 +63,15 @@ ENGINE: dict[str, Any] = {
     "max_num_batched_tokens": 256,
     "kv_cache_memory_bytes": 32 << 20,
     "seed": 0,
+    # For requests that want JSON: a tiny model would go on with spaces for ever, which is allowed.
+    "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+}
+
+# Over these: KV for two long requests at most, and none is kept.
+SCARCE: dict[str, Any] = {
+    "max_model_len": 512,
+    "num_gpu_blocks_override": 40,
+    "enable_prefix_caching": False,
 }
 
 
@@ -79,6 +88,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return contract[1] if contract else nodeid.split("::")[0]
 
     return BySharing(config, log)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--grid`, for what CI has no time for."""
+    parser.addoption("--grid", action="store_true", help="all combinations of options")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out combinations of options that the others cover."""
+    items[:], left_out = covering.chosen(items, config.option.grid)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -115,7 +136,7 @@ def tiny_model() -> Callable[[str], Path]:
 class Engines:
     """Running engines, the latest used: a further one ends the one that was used longest ago."""
 
-    LIMIT = 3
+    LIMIT = 5
 
     def __init__(self, model: Callable[[str], Path], artifact: Callable[..., Path]) -> None:
         self._model = model
@@ -145,6 +166,13 @@ class Engines:
         settings = {"npu": {**CONTRACTS.get(contract, {}), **(npu or {})}}
         device = DEVICES.get(contract, os.environ["VLLM_NPU_DEVICE"])
         return self.of(path, device, additional_config=settings, **options)
+
+    def scheduled(self, name: str, contract: str, asynchronous: bool) -> LLM:
+        """The engine for a tiny model that schedules a step before the last one's end, or after."""
+        llm = self.get(name, contract, **({} if asynchronous else {"async_scheduling": False}))
+        scheduler = llm.llm_engine.vllm_config.scheduler_config
+        assert scheduler.async_scheduling is asynchronous
+        return llm
 
     def of(self, path: Path, device: str, **options: Any) -> LLM:
         """The engine for a directory, on a device, with options of vLLM."""

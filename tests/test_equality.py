@@ -39,7 +39,15 @@ def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.mark.parametrize("reading", READING)
+@pytest.fixture(params=READING, scope="module")
+def reading(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+every_family = pytest.mark.pairwise("family", "contract", "reading")
+
+
+@every_family
 def test_greedy_tokens_equal_hugging_face(
     engines: Engines,
     tiny_model: Callable[[str], Path],
@@ -54,13 +62,18 @@ def test_greedy_tokens_equal_hugging_face(
     assert greedy(llm, prompts, NEW_TOKENS) == expected(path, prompts, NEW_TOKENS)
 
 
+@every_family
 def test_logprobs_equal_hugging_face(
-    engines: Engines, tiny_model: Callable[[str], Path], family: str, contract: str
+    engines: Engines,
+    tiny_model: Callable[[str], Path],
+    family: str,
+    contract: str,
+    reading: str,
 ) -> None:
     """Of the prompt and of what was generated, the sampled token's and the best ones'."""
     path = tiny_model(family)
     prompts = mixed_prompts(path, count=4, longest=300)
-    llm = engines.get(family, contract, **READING["chunked"])
+    llm = engines.get(family, contract, **READING[reading])
     outputs = ask(llm, prompts, 4, logprobs=3, prompt_logprobs=2)
     for prompt, output in zip(prompts, outputs, strict=True):
         generated = list(output.outputs[0].token_ids)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.asking import expected, greedy, passage
+from tests.conftest import SCARCE
 from tests.prompts import clear_prompts, mixed_prompts
 from tests.schedulers import steps_of
 
@@ -25,23 +26,17 @@ def test_async_scheduling_changes_no_token(
 ) -> None:
     path = tiny_model("llama")
     prompts = clear_prompts(path, 20, NEW_TOKENS, longest=200)
-    llm = engines.get("llama", way, async_scheduling=asynchronous)
+    llm = engines.scheduled("llama", way, asynchronous)
     assert greedy(llm, prompts, NEW_TOKENS) == expected(path, prompts, NEW_TOKENS)
 
 
 def test_preempted_requests_come_back_unchanged(
     engines: Engines, tiny_model: Callable[[str], Path], contract: str
 ) -> None:
-    """KV for two long requests at most, and eight of them that grow."""
+    """Eight long requests that grow, with KV for two at most."""
     path = tiny_model("llama")
     prompts = [passage(path, 100 + 15 * index, 50 * index) for index in range(8)]
-    llm = engines.get(
-        "llama",
-        contract,
-        num_gpu_blocks_override=40,
-        max_model_len=512,
-        enable_prefix_caching=False,
-    )
+    llm = engines.get("llama", contract, **SCARCE)
     new = 120
     assert greedy(llm, prompts, new) == expected(path, prompts, new)
 

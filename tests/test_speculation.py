@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 NEW_TOKENS = 32
 
 
+def possible(way: str, speculation: str, asynchronous: bool) -> bool:
+    """vLLM schedules n-gram speculation synchronously; a session holds one model (that a draft
+    model is refused there is tested in tests/artifacts)."""
+    return not asynchronous if speculation == "ngram" else way != ARTIFACT
+
+
+pytestmark = pytest.mark.pairwise("way", "speculation", "asynchronous", possible=possible)
+
+
 @pytest.fixture(params=["ngram", "draft_model"], scope="module")
 def speculation(
     request: pytest.FixtureRequest, tiny_model: Callable[[str], Path]
@@ -39,10 +48,6 @@ def asynchronous(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def llm(engines: Engines, way: str, speculation: dict[str, Any], asynchronous: bool) -> Any:
-    if asynchronous and speculation["method"] == "ngram":
-        pytest.skip("vLLM schedules n-gram speculation synchronously")
-    if way == ARTIFACT and speculation["method"] != "ngram":
-        pytest.skip("a session holds one model; a draft model is refused (tests/artifacts)")
     return engines.get(
         "llama",
         way,

@@ -29,13 +29,7 @@ def asynchronous(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def llm(engines: Engines, way: str, asynchronous: bool) -> LLM:
-    # The tiny model would go on with spaces for ever, which JSON allows.
-    return engines.get(
-        "llama",
-        way,
-        async_scheduling=asynchronous,
-        structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
-    )
+    return engines.scheduled("llama", way, asynchronous)
 
 
 def ask(llm: LLM, **form: Any) -> str:

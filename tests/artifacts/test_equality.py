@@ -50,6 +50,7 @@ class TestFamilies:
                     assert abs(logprob.logprob - float(reference[position, token])) < TOLERANCE
 
 
+@pytest.mark.pairwise("device", "chunk", "capacity")
 @pytest.mark.parametrize("capacity", [1, 4, 8])
 @pytest.mark.parametrize("chunk", [16, 64, 128])
 @pytest.mark.parametrize("device", DEVICES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import time
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Time, and a process that began with it."""
     made = Clock()
     monkeypatch.setattr(time, "monotonic", made)
-    monkeypatch.setattr(beginning, "_state", beginning._State(made.now))
+    monkeypatch.setattr(beginning, "_state", beginning.Beginning(made.now))
     return made
 
 
@@ -117,6 +118,21 @@ def test_the_next_engine_of_a_process_imports_nothing(clock: Clock, where: str) 
     times.finish()
     assert times.seconds[parts.IMPORTS] == 0
     assert times.seconds[parts.OTHER] == 3
+
+
+def test_an_engine_of_the_fork_server_begins_with_the_process_that_asked_for_it(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock.passes(100)
+    beginning.handed_over()
+    beginning.configuring()  # the second engine's
+    handed = pickle.dumps(beginning.known())
+    monkeypatch.setattr(beginning, "_state", beginning.Beginning(clock.now - 100))
+    beginning.take_over(pickle.loads(handed))
+    clock.passes(2)
+    times = StartTimes()
+    times.finish()
+    assert (times.seconds[parts.IMPORTS], times.seconds[parts.OTHER]) == (0, 2)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")

@@ -104,25 +104,29 @@ class _Process(BaseProcess):
     """A process that is started as `method_for` says, and ends when its parent is gone."""
 
     _start_method = None
-    _environment: dict[str, str] | None = None
+    _of_parent: tuple[dict[str, str], beginning.Beginning] | None = None
 
     @staticmethod
     def _Popen(process: Any) -> Popen:
         method = method_for(process)
-        if method == "fork":
-            forked = forking.Popen(process)
-            beginning.handed_over()
-            return forked
         if method == "forkserver":
-            process._environment = dict(os.environ)
-        started = popen_forkserver if method == "forkserver" else popen_spawn_posix
-        with hidden_if_unguarded():
-            return started.Popen(process)
+            process._of_parent = (dict(os.environ), beginning.known())
+        started: Popen
+        if method == "fork":
+            started = forking.Popen(process)
+        else:
+            way = popen_forkserver if method == "forkserver" else popen_spawn_posix
+            with hidden_if_unguarded():
+                started = way.Popen(process)
+        beginning.handed_over()
+        return started
 
     def run(self) -> None:
         """In the child."""
-        if self._environment is not None:
-            fork_server.settle_in(self._environment)
+        if self._of_parent is not None:
+            environment, began = self._of_parent
+            fork_server.settle_in(environment)
+            beginning.take_over(began)
         end_with_parent()
         super().run()
 

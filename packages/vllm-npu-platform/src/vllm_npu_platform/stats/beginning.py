@@ -1,8 +1,8 @@
 """When an engine's start began, and how long its imports took.
 
 A start begins with the process that imports vLLM. An engine that is forked has what this module
-knew in its parent, so that the server's imports are its own; an engine that is spawned imports
-for itself.
+knew in its parent, so that the server's imports are its own, and to one that a fork server forks
+it is handed; an engine that is spawned imports for itself.
 """
 
 from __future__ import annotations
@@ -26,13 +26,32 @@ def _process_began() -> float:
 
 
 @dataclass
-class _State:
+class Beginning:
+    """Of a start.
+
+    Attributes:
+        begin: on the monotonic clock, which all processes share.
+        imports: seconds that they took; None: they aren't over.
+        handed_over: the engine was started.
+    """
+
     begin: float
     imports: float | None = None
     handed_over: bool = False
 
 
-_state = _State(_process_began())
+_state = Beginning(_process_began())
+
+
+def known() -> Beginning:
+    """What this process knows of the start."""
+    return _state
+
+
+def take_over(of_parent: Beginning) -> None:
+    """Know what the process knows that asked for this one."""
+    global _state
+    _state = of_parent
 
 
 def configuring() -> None:
@@ -41,7 +60,7 @@ def configuring() -> None:
     global _state
     now = time.monotonic()
     if _state.handed_over:  # Another engine of this process: it imports nothing.
-        _state = _State(now, 0.0)
+        _state = Beginning(now, 0.0)
     elif _state.imports is None:
         _state.imports = now - _state.begin
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import connection, forkserver, get_context, resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -26,7 +27,9 @@ IMPORTED = (
     "torch.distributed.tensor.experimental",
     "torch.export._trace",
     "vllm.distributed.elastic_ep.elastic_execute",
+    "vllm.entrypoints.cli.main",
     "vllm.entrypoints.llm",
+    "vllm.entrypoints.openai.api_server",
     "vllm.model_executor.layers.quantization.auto_awq",
     "vllm.model_executor.layers.quantization.auto_gptq",
     "vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors",
@@ -95,18 +98,40 @@ def _serve(listener: int, ending: int) -> None:
         os._exit(0)
 
 
-def process(function: Callable[..., object], *arguments: Any, log: Path) -> BaseProcess:
+def process(
+    function: Callable[..., object],
+    *arguments: Any,
+    log: Path,
+    environment: dict[str, str] | None = None,
+) -> BaseProcess:
     """A started process that calls a function, and whose exit code says how that ended.
 
     Args:
-        function: called with the arguments, in the environment of this process.
+        function: called with the arguments.
         arguments: can be pickled.
         log: what the process writes.
+        environment: None: that of this process.
     """
-    given = (dict(os.environ), log, function, *arguments)
+    given = (dict(os.environ) if environment is None else environment, log, function, *arguments)
     forked = get_context("forkserver").Process(target=_run, args=given)
     forked.start()
     return forked
+
+
+def command(name: str, arguments: Sequence[str]) -> None:
+    """The command `vllm` or `vllm-npu`, for `process`, in a session of its own.
+
+    What vLLM decides as it is imported is what it is in the tests' process: the plugins, and
+    whether there is a device.
+    """
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv = [name, *arguments]
+    if name == "vllm":
+        from vllm.entrypoints.cli.main import main
+    else:
+        from vllm_npu_runtime.cli import main
+    main()
 
 
 def _run(

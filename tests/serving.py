@@ -7,17 +7,23 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TypeAlias
 
 import httpx
 import openai
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests import forking
+
+Process: TypeAlias = "psutil.Popen | Forked"
 VLLM = Path(sys.executable).with_name("vllm")
 VLLM_NPU = VLLM.with_name("vllm-npu")
 PATIENCE = 300.0
@@ -52,7 +58,7 @@ class Server:
     """
 
     url: str
-    process: psutil.Popen
+    process: Process
     log: Path
 
     @property
@@ -132,6 +138,22 @@ def run(
     return Finished(process.returncode, output)
 
 
+def run_forked(
+    command: Sequence[str | int | float | Path],
+    env: Mapping[str, str | None] | None = None,
+) -> Finished:
+    """`run` for ``vllm`` or ``vllm-npu``, by `tests.forking`, which spares it importing itself."""
+    with tempfile.TemporaryDirectory() as directory:
+        log = Path(directory) / "output"
+        process = _fork([str(part) for part in command], environment(env), log)
+        try:
+            code = process.wait(PATIENCE)
+        except psutil.TimeoutExpired:
+            stop(process, signal.SIGKILL)
+            raise AssertionError(f"{command[0]} hangs:\n{_tail(log)}") from None
+        return Finished(code, log.read_text(errors="replace"))
+
+
 @contextmanager
 def serve(
     model: str | Path,
@@ -139,6 +161,7 @@ def serve(
     env: Mapping[str, str | None] | None = None,
     log: Path,
     command: Sequence[str | Path] = (VLLM, "serve"),
+    forked: bool = False,
 ) -> Iterator[Server]:
     """A server for `model`, from its first answer to its clean end.
 
@@ -148,6 +171,7 @@ def serve(
         env: variables over this process's; None takes one away.
         log: where its output goes.
         command: what the model and the arguments follow.
+        forked: start ``vllm serve`` by `tests.forking`, which spares it importing itself.
 
     Raises:
         RuntimeError: it ended before it answered; the message holds the end of its output.
@@ -155,15 +179,8 @@ def serve(
     """
     url = f"http://127.0.0.1:{(port := free_port())}"
     whole = [*command, model, "--host", "127.0.0.1", "--port", port, *args]
-    with log.open("wb") as file:
-        process = psutil.Popen(
-            [str(part) for part in whole],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=environment(env),
-            start_new_session=True,
-        )
+    start = _fork if forked else _spawn
+    process = start([str(part) for part in whole], environment(env), log)
     try:
         _wait_until_healthy(url, process, log)
         yield Server(url, process, log)
@@ -172,7 +189,7 @@ def serve(
     assert not left, f"{left} had to be killed:\n{_tail(log)}"
 
 
-def stop(process: psutil.Popen, how: signal.Signals) -> list[str]:
+def stop(process: Process, how: signal.Signals) -> list[str]:
     """End a process that has a session of its own, and everything that it started.
 
     Returns:
@@ -208,7 +225,50 @@ def environment(changes: Mapping[str, str | None] | None) -> dict[str, str]:
     return {name: value for name, value in merged.items() if value is not None}
 
 
-def _wait_until_healthy(url: str, process: psutil.Popen, log: Path) -> None:
+class Forked(psutil.Process):  # type: ignore[misc]
+    """A process of `tests.forking`, as psutil tells of one that it has started."""
+
+    def __init__(self, process: BaseProcess) -> None:
+        super().__init__(process.pid)
+        self._process = process
+
+    def poll(self) -> int | None:
+        """The exit code; None: it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Until it has ended.
+
+        Raises:
+            psutil.TimeoutExpired: it hasn't.
+        """
+        self._process.join(timeout)
+        if (code := self.poll()) is None:
+            raise psutil.TimeoutExpired(timeout, self.pid)
+        return code
+
+
+def _fork(command: list[str], environment: dict[str, str], log: Path) -> Forked:
+    path, *arguments = command
+    assert Path(path) in (VLLM, VLLM_NPU), f"{path} can't be forked"
+    log.write_bytes(b"")
+    given = (Path(path).name, arguments)
+    return Forked(forking.process(forking.command, *given, log=log, environment=environment))
+
+
+def _spawn(command: list[str], environment: dict[str, str], log: Path) -> psutil.Popen:
+    with log.open("wb") as file:
+        return psutil.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+def _wait_until_healthy(url: str, process: Process, log: Path) -> None:
     end = time.monotonic() + PATIENCE
     with httpx.Client(trust_env=False, timeout=10) as client:
         while time.monotonic() < end:
@@ -223,7 +283,7 @@ def _wait_until_healthy(url: str, process: psutil.Popen, log: Path) -> None:
     raise RuntimeError(f"vllm serve doesn't answer:\n{_tail(log)}")
 
 
-def _family(process: psutil.Popen) -> list[psutil.Process]:
+def _family(process: psutil.Process) -> list[psutil.Process]:
     """The process and all in its session, orphans included."""
     members = []
     for member in psutil.process_iter():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import resource
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -15,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import DEMO_MODEL
-from tests.server.refusals import ANSWERS, Case, request
+from tests.server import refusals
+from tests.server.refusals import Case
 from tests.serving import VLLM, Finished, run
 from vllm_npu_runtime.errors import OutOfMemoryError
 from vllm_npu_runtime.openvino.processor import VARIABLE
@@ -210,7 +210,7 @@ def process() -> Iterator[ProcessPoolExecutor]:
 
 
 @pytest.fixture(scope="module")
-def answers() -> dict[str, str]:
+def answers(forks: None) -> dict[str, str]:
     """What each configuration was answered; "" if it was accepted."""
     cases = {
         name: Case(
@@ -219,15 +219,11 @@ def answers() -> dict[str, str]:
                 *("--max-model-len", "512", *bad.arguments),
                 *("--additional-config", json.dumps({"npu": bad.npu})),
             ],
-            bad.variables,
+            {"VLLM_NPU_DEVICE": DEVICE, **bad.variables},
         )
         for name, bad in (BAD | {"plain": Bad(())}).items()
     }
-    command = [sys.executable, "-m", "tests.server.refusals"]
-    done = run(command, env={"VLLM_NPU_DEVICE": DEVICE}, stdin=request(cases))
-    assert done.returncode == 0, done.last_lines()
-    (line,) = [line for line in done.output.splitlines() if line.startswith(ANSWERS)]
-    answered: dict[str, str] = json.loads(line.removeprefix(ANSWERS))
+    answered = refusals.answers(cases)
     assert answered["plain"] == "", "it is right"
     return answered
 

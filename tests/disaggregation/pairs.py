@@ -86,7 +86,7 @@ def engine(
         # Else a process reads the other one's memory, and one that was stopped seems to answer.
         "UCX_TLS": "tcp",
     }
-    with serve(model, *arguments, env=env, log=log) as server:
+    with serve(model, *arguments, env=env, log=log, forked=True) as server:
         yield server
 
 

@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from tests.conftest import NPU
-from tests.serving import VLLM_NPU, Server, run, serve
+from tests.serving import VLLM_NPU, Server, run_forked, serve
 
 COMMON = (
     *("--dtype", "float32"),
@@ -56,22 +56,23 @@ def demo(graphs_demo: Server) -> Server:
 
 
 @pytest.fixture(scope="session")
-def artifact(tiny_model: Callable[[str], Path], logs: Path) -> Path:
+def artifact(tiny_model: Callable[[str], Path], logs: Path, forks: None) -> Path:
     """The tiny Llama compiled by the command, for at most 512 tokens a request."""
     directory = logs / "artifact"
     limits = ("--max-model-len", 512, "--max-batch-size", 8, "--prefill-chunk-size", 128)
-    done = run([VLLM_NPU, "compile", tiny_model("llama"), "-o", directory, *limits])
+    done = run_forked([VLLM_NPU, "compile", tiny_model("llama"), "-o", directory, *limits])
     assert done.returncode == 0, done.last_lines()
     return directory
 
 
 @pytest.fixture(scope="session")
-def compiled_demo(artifact: Path, logs: Path) -> Iterator[Server]:
+def compiled_demo(artifact: Path, logs: Path, forks: None) -> Iterator[Server]:
     """The artifact as model `demo`; all that its scheduler needs to know is in it."""
     structured = json.dumps({"backend": "xgrammar", "disable_any_whitespace": True})
     arguments = ("--served-model-name", "demo", "--structured-outputs-config", structured)
     env = {"VLLM_NPU_DEVICE": "openvino:CPU"}
-    with serve(artifact, *arguments, env=env, log=logs / "artifact.log") as server:
+    log = logs / "artifact.log"
+    with serve(artifact, *arguments, env=env, log=log, forked=True) as server:
         yield server
 
 

@@ -1,8 +1,9 @@
 """Which of our plugins vLLM activates under given environment variables.
 
 `python -m tests.server.plugin_probe` reads the cases as JSON from standard input, and writes what
-it found. Each case imports vLLM in a process of its own, forked from one that has already loaded
-what vLLM builds on, since that takes most of the time.
+it found. Each case is a process of its own, forked from one that has imported vLLM without plugins,
+since that takes most of the time; there vLLM looks for its platform again. The first case imports
+all for itself.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ import traceback
 from typing import Any
 
 ANSWERS = "ANSWERS "
-PRELOADED = ("torch._dynamo", "torch.distributed", "transformers.generation", "openai.types")
+PRELOADED = "vllm.v1.metrics.loggers"
 
 
 def look() -> dict[str, Any]:
     """What is active in this process."""
-    from vllm.platforms import current_platform
+    from vllm import platforms
     from vllm.v1.metrics.loggers import load_stat_logger_plugin_factories
 
+    platforms._current_platform = None
+    current_platform = platforms.current_platform
     factories = load_stat_logger_plugin_factories()
     return {
         "platform": type(current_platform).__name__,
@@ -59,9 +62,11 @@ def probe(variables: dict[str, str | None]) -> dict[str, Any]:
 def main() -> None:
     """Probe all the cases."""
     cases = json.load(sys.stdin)
-    for module in PRELOADED:
-        __import__(module)
-    answers = {name: probe(variables) for name, variables in cases.items()}
+    answers = {}
+    for name, variables in cases.items():
+        answers[name] = probe(variables)
+        os.environ["VLLM_PLUGINS"] = ""  # none
+        __import__(PRELOADED)
     print(ANSWERS + json.dumps(answers))
 
 

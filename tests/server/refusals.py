@@ -1,7 +1,6 @@
 """What `vllm serve` says to arguments that it refuses before it starts anything.
 
-Importing vLLM takes seconds, so one process tries all the cases: `python -m
-tests.server.refusals` reads them as JSON from standard input, and writes what each was answered.
+One process tries all the cases, as none is to see what an engine has left behind.
 """
 
 from __future__ import annotations
@@ -10,12 +9,13 @@ import contextlib
 import io
 import json
 import os
-import sys
-from dataclasses import asdict, dataclass, field
-from typing import Any
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from unittest import mock
 
-ANSWERS = "ANSWERS "
+from tests import forking
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,15 @@ def answer(case: Case) -> str:
     return ""
 
 
-def request(cases: dict[str, Case]) -> str:
-    """What the process reads."""
-    return json.dumps({name: asdict(case) for name, case in cases.items()})
+def answers(cases: Mapping[str, Case]) -> dict[str, str]:
+    """What each case is answered, in a process of `tests.forking`."""
+    with tempfile.TemporaryDirectory() as directory:
+        path, log = Path(directory) / "answers", Path(directory) / "log"
+        process = forking.process(_answer_all, cases, path, log=log)
+        process.join()
+        assert process.exitcode == 0, log.read_text()[-4000:]
+        return dict(json.loads(path.read_text()))
 
 
-def main() -> None:
-    """Answer all the cases."""
-    cases: dict[str, Any] = json.load(sys.stdin)
-    answers = {name: answer(Case(**case)) for name, case in cases.items()}
-    print(ANSWERS + json.dumps(answers))
-
-
-if __name__ == "__main__":
-    main()
+def _answer_all(cases: Mapping[str, Case], path: Path) -> None:
+    path.write_text(json.dumps({name: answer(case) for name, case in cases.items()}))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,12 +14,14 @@ import openai
 import pytest
 
 from tests.asking import passage
-from tests.server.refusals import ANSWERS, Case, request
-from tests.serving import VLLM, VLLM_NPU, Server, free_port, run, serve
+from tests.server import refusals
+from tests.server.refusals import Case
+from tests.serving import VLLM, VLLM_NPU, Server, free_port, run, run_forked, serve
 
 pytestmark = [pytest.mark.slow, pytest.mark.serve]
 
 MODEL = "demo"
+DEVICE = "openvino:CPU"
 
 
 @pytest.fixture(scope="module")
@@ -178,18 +179,15 @@ def changed(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
 
 
 @pytest.fixture(scope="module")
-def answers(artifact: Path, changed: Callable[..., Path]) -> dict[str, str]:
+def answers(artifact: Path, changed: Callable[..., Path], forks: None) -> dict[str, str]:
     """What each configuration was answered."""
     cases = {}
     for name, bad in {**BAD, "good": Bad(words=())}.items():
         model = changed(bad.config) if bad.config else artifact
         extra = ("--model-loader-extra-config", json.dumps(bad.extra)) if bad.extra else ()
         given = [each.replace("{model}", str(model)) for each in bad.arguments]
-        cases[name] = Case([str(model), *extra, *given], {"VLLM_NPU_DEVICE": "openvino:CPU"})
-    done = run([sys.executable, "-m", "tests.server.refusals"], stdin=request(cases))
-    assert done.returncode == 0, done.last_lines()
-    (line,) = [line for line in done.output.splitlines() if line.startswith(ANSWERS)]
-    return dict(json.loads(line.removeprefix(ANSWERS)))
+        cases[name] = Case([str(model), *extra, *given], {"VLLM_NPU_DEVICE": DEVICE})
+    return refusals.answers(cases)
 
 
 class TestRefusals:
@@ -202,7 +200,7 @@ class TestRefusals:
     def test_nothing_where_all_is_well(self, answers: dict[str, str]) -> None:
         assert answers["good"] == ""
 
-    def test_an_altered_file(self, changed: Callable[..., Path]) -> None:
+    def test_an_altered_file(self, changed: Callable[..., Path], forks: None) -> None:
         directory = changed({})
         weights = directory / "model.safetensors"
         content = bytearray(weights.read_bytes())
@@ -212,7 +210,9 @@ class TestRefusals:
         assert done.returncode != 0
         assert "'model.safetensors' was altered: its SHA-256 is" in done.output
 
-    def test_an_artifact_for_another_device(self, changed: Callable[..., Path]) -> None:
+    def test_an_artifact_for_another_device(
+        self, changed: Callable[..., Path], forks: None
+    ) -> None:
         directory = changed({})
         manifest = directory / "npu_artifact.json"
         manifest.write_text(manifest.read_text().replace("openvino:CPU", "openvino:NPU"))
@@ -221,13 +221,16 @@ class TestRefusals:
         assert "compiled for openvino:NPU, and openvino:CPU was asked for" in done.output
 
     def test_without_the_plugin_the_architecture_is_unknown(self, artifact: Path) -> None:
-        done = vllm_serve(artifact, env={"VLLM_PLUGINS": "npu,npu_stats"})
+        env = {"VLLM_PLUGINS": "npu,npu_stats", "VLLM_NPU_DEVICE": DEVICE}
+        done = run([VLLM, "serve", artifact, "--port", free_port()], env=env)
         assert done.returncode != 0
         assert "NPULlamaForCausalLM" in done.output
         assert "are not supported for now" in done.output
 
-    def test_cache_warming_says_that_there_is_nothing_to_warm(self, artifact: Path) -> None:
-        done = run([VLLM_NPU, "cache", "warm", artifact], env={"VLLM_NPU_DEVICE": "openvino:CPU"})
+    def test_cache_warming_says_that_there_is_nothing_to_warm(
+        self, artifact: Path, forks: None
+    ) -> None:
+        done = run_forked([VLLM_NPU, "cache", "warm", artifact], env={"VLLM_NPU_DEVICE": DEVICE})
         assert done.returncode != 0
         assert "compiled ahead of time" in done.output
 
@@ -236,12 +239,13 @@ class TestFailures:
     """On a simulated device that fails on demand."""
 
     def test_a_failing_request_leaves_the_others_running(
-        self, artifact: Path, path: Path, logs: Path
+        self, artifact: Path, path: Path, logs: Path, forks: None
     ) -> None:
         options = json.dumps({"fail": "out_of_memory@row:9"})
         env = {"VLLM_NPU_DEVICE": "sim:large", "VLLM_NPU_DRIVER_OPTIONS": options}
         arguments = ("--served-model-name", MODEL)
-        with serve(artifact, *arguments, env=env, log=logs / "failing.log") as server:
+        log = logs / "failing.log"
+        with serve(artifact, *arguments, env=env, log=log, forked=True) as server:
             client = server.openai
             prompts = [passage(path, 30, 50 * index) for index in range(4)]
 
@@ -260,8 +264,7 @@ class TestFailures:
         assert "fails: " in server.log.read_text()
 
 
-def vllm_serve(model: Path, *arguments: str, env: dict[str, str] | None = None) -> Any:
+def vllm_serve(model: Path) -> Any:
     """Run a server that isn't expected to start."""
     options = ("--host", "127.0.0.1", "--port", free_port())
-    variables = {"VLLM_NPU_DEVICE": "openvino:CPU", **(env or {})}
-    return run([VLLM, "serve", model, *options, *arguments], env=variables)
+    return run_forked([VLLM, "serve", model, *options], env={"VLLM_NPU_DEVICE": DEVICE})

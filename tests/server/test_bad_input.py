@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.server import refusals
 from tests.server.conftest import COMMON
-from tests.server.refusals import ANSWERS, Case, request
-from tests.serving import VLLM, Finished, Server, free_port, run
+from tests.server.refusals import Case
+from tests.serving import VLLM, Server, free_port, run, run_forked
 
 pytestmark = [pytest.mark.slow, pytest.mark.serve]
 
@@ -288,35 +288,35 @@ class TestServer:
     """The whole way: `vllm serve` ends with the error, and with an exit code."""
 
     def test_unknown_device(self, llama: Path) -> None:
-        done = vllm_serve(llama, env={"VLLM_NPU_DEVICE": "opnvino:CPU"})
+        done = run(command(llama), env={"VLLM_NPU_DEVICE": "opnvino:CPU"})
         assert done.returncode != 0
         assert "VLLM_NPU_DEVICE='opnvino:CPU': Unknown driver" in done.last_lines(1)
 
-    def test_damaged_checkpoint(self, changed: Callable[..., Path]) -> None:
+    def test_damaged_checkpoint(self, changed: Callable[..., Path], forks: None) -> None:
         model = changed()
         weights = model / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:100_000])
-        done = vllm_serve(model)
+        done = run_forked(command(model))
         assert done.returncode != 0
         assert f"Checkpoint file '{weights}' is damaged" in done.last_lines(5)
 
-    def test_missing_checkpoint(self, changed: Callable[..., Path]) -> None:
+    def test_missing_checkpoint(self, changed: Callable[..., Path], forks: None) -> None:
         model = changed(without=("model.safetensors",))
-        done = vllm_serve(model)
+        done = run_forked(command(model))
         assert done.returncode != 0
         assert f"Cannot find any model weights with `{model}`" in done.output
         assert "See root cause above" in done.last_lines(3)
 
-    def test_too_little_memory_for_one_request(self, llama: Path) -> None:
-        done = vllm_serve(llama, "--kv-cache-memory-bytes", 64 << 10)
+    def test_too_little_memory_for_one_request(self, llama: Path, forks: None) -> None:
+        done = run_forked(command(llama, "--kv-cache-memory-bytes", 64 << 10))
         assert done.returncode != 0
         assert "To serve at least one request with the model's max seq len (512)" in done.output
         assert "the estimated maximum model length is" in done.output
         assert "or decreasing `max_model_len`" in done.output
         assert "See root cause above" in done.last_lines(3)
 
-    def test_port_in_use(self, llama: Path, demo: Server) -> None:
-        done = vllm_serve(llama, port=demo.port)
+    def test_port_in_use(self, llama: Path, demo: Server, forks: None) -> None:
+        done = run_forked(command(llama, port=demo.port))
         assert done.returncode != 0
         assert "Address already in use" in done.last_lines(5)
         assert demo.openai.models.list().data, "the other server goes on"
@@ -351,7 +351,7 @@ def changed(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
 
 
 @pytest.fixture(scope="module")
-def answers(changed: Callable[..., Path], llama: Path) -> dict[str, str]:
+def answers(changed: Callable[..., Path], llama: Path, forks: None) -> dict[str, str]:
     """What each configuration was answered; "" if it was accepted."""
     cases = {}
     for name, bad in (BAD | GOOD).items():
@@ -361,18 +361,10 @@ def answers(changed: Callable[..., Path], llama: Path) -> dict[str, str]:
         dtype = () if "--dtype" in bad.arguments else ("--dtype", "float32")
         given = [each.replace(MODEL, str(model)) for each in bad.arguments]
         cases[name] = Case([str(model), *LIMITS, *dtype, *npu, *given], bad.variables)
-    done = run([sys.executable, "-m", "tests.server.refusals"], stdin=request(cases))
-    assert done.returncode == 0, done.last_lines()
-    (line,) = [line for line in done.output.splitlines() if line.startswith(ANSWERS)]
-    return json.loads(line.removeprefix(ANSWERS))
+    return refusals.answers(cases)
 
 
-def vllm_serve(
-    model: Path,
-    *arguments: str | int,
-    port: int | None = None,
-    env: dict[str, str | None] | None = None,
-) -> Finished:
-    """Run a server that isn't expected to start."""
+def command(model: Path, *arguments: str | int, port: int | None = None) -> list[str | int | Path]:
+    """A server that isn't expected to start."""
     options = (*COMMON, "--max-model-len", 512, "--host", "127.0.0.1", "--port")
-    return run([VLLM, "serve", model, *options, port or free_port(), *arguments], env=env)
+    return [VLLM, "serve", model, *options, port or free_port(), *arguments]

@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import DEMO_MODEL
 from tests.prompts import SONNETS
 from tests.server.conftest import COMMON
-from tests.serving import VLLM, Server, run
+from tests.serving import VLLM, Server, run_forked
 
 pytestmark = [pytest.mark.slow, pytest.mark.serve]
 
@@ -56,9 +56,13 @@ def conversations(tmp_path: Path) -> Path:
 
 
 def test_bench_serve(
-    demo: Server, tiny_model: Callable[[str], Path], slices: Path, tmp_path: Path
+    demo: Server,
+    tiny_model: Callable[[str], Path],
+    slices: Path,
+    tmp_path: Path,
+    forks: None,
 ) -> None:
-    done = run(
+    done = run_forked(
         [
             *(VLLM, "bench", "serve", "--backend", "openai", "--base-url", demo.url),
             *("--model", "demo", "--tokenizer", tiny_model("llama")),
@@ -77,9 +81,9 @@ def test_bench_serve(
     assert result["total_output_tokens"] == sum(asked)
 
 
-def test_bench_throughput(conversations: Path, tmp_path: Path) -> None:
+def test_bench_throughput(conversations: Path, tmp_path: Path, forks: None) -> None:
     target = tmp_path / "result.json"
-    done = run(
+    done = run_forked(
         [
             *(VLLM, "bench", "throughput", "--model", DEMO_MODEL, *COMMON),
             *("--dataset-name", "sharegpt", "--dataset-path", conversations),

@@ -106,18 +106,20 @@ def bert(tiny_model: Callable[[str], Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def encoder(bert: Path, logs: Path) -> Iterator[Server]:
+def encoder(bert: Path, logs: Path, forks: None) -> Iterator[Server]:
     """BERT without a head."""
     arguments = (*ARGUMENTS, "--runner", "pooling")
-    with serve(bert, *arguments, env=STRICT, log=logs / "encoder.log") as server:
+    log = logs / "encoder.log"
+    with serve(bert, *arguments, env=STRICT, log=log, forked=True) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def cross_encoder(tiny_model: Callable[[str], Path], logs: Path) -> Iterator[Server]:
+def cross_encoder(tiny_model: Callable[[str], Path], logs: Path, forks: None) -> Iterator[Server]:
     """BERT with a head of one class."""
     model = tiny_model("bert-cross")
-    with serve(model, *ARGUMENTS, env=STRICT, log=logs / "cross-encoder.log") as server:
+    log = logs / "cross-encoder.log"
+    with serve(model, *ARGUMENTS, env=STRICT, log=log, forked=True) as server:
         yield server
 
 

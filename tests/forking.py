@@ -8,6 +8,7 @@ forked itself (`vllm_npu_platform.processes`).
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
@@ -127,11 +128,15 @@ def command(name: str, arguments: Sequence[str]) -> None:
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [name, *arguments]
+    atexit._clear()  # What the tests' process is to do isn't the command's.
     if name == "vllm":
         from vllm.entrypoints.cli.main import main
     else:
         from vllm_npu_runtime.cli import main
-    main()
+    try:
+        main()
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing doesn't
 
 
 def _run(

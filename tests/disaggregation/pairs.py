@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import CONTRACTS, DEVICES
+from tests.disaggregation.polling import yielding
 from tests.serving import Server, free_port, serve
 
 PROXY = Path(__file__).resolve().parents[2] / "examples" / "disaggregation" / "proxy.py"
@@ -52,6 +53,7 @@ def pair(
         options: of both engines.
     """
     with ExitStack() as stack:
+        stack.enter_context(yielding())
         prefill, decode = (
             stack.enter_context(
                 engine(model, contract, transfer(role), logs / f"{role}.log", *options)
@@ -59,7 +61,8 @@ def pair(
             for role in ("kv_producer", "kv_consumer")
         )
         command = (sys.executable, PROXY)
-        urls = (f"--prefill={prefill.url}", "--decode", decode.url)
+        # A processor that has too much to do is not a reason to give an engine up.
+        urls = (f"--prefill={prefill.url}", "--decode", decode.url, "--connect-timeout", 60)
         proxy = stack.enter_context(serve(*urls, command=command, log=logs / "proxy.log"))
         yield Pair(prefill, decode, proxy)
 

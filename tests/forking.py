@@ -81,6 +81,7 @@ def start() -> None:
         gc.freeze()  # Collecting garbage would copy pages that the processes share.
         if (server := os.fork()) == 0:
             os.close(alive)
+            _known_to_its_children(address)
             _serve(listener.detach(), ending)
         gc.unfreeze()
     os.close(ending)
@@ -88,6 +89,14 @@ def start() -> None:
     python._forkserver_address = address
     python._forkserver_alive_fd = alive
     python._forkserver_pid = server
+
+
+def _known_to_its_children(address: str) -> None:
+    """They fork by the same server what they can't fork themselves; it isn't theirs to start."""
+    python: Any = forkserver._forkserver
+    python._forkserver_address = address
+    python._forkserver_pid = os.getpid()
+    python.ensure_running = lambda: None
 
 
 def _serve(listener: int, ending: int) -> None:

@@ -17,7 +17,9 @@ def test_a_minute_of_random_prefixes() -> None:
     done = subprocess.run(
         [*command, "--host", "2", "--disk", "6"],
         cwd=ROOT,
-        env={**os.environ, "VLLM_NPU_DEVICE": "openvino:CPU"},
+        # OpenVINO keeps something for every number of tokens that it has computed; over a minute
+        # that hides what we might keep.
+        env={**os.environ, "VLLM_NPU_DEVICE": "reference"},
         capture_output=True,
         text=True,
         timeout=400,

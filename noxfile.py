@@ -23,6 +23,7 @@ OWN_BENCHMARKS = {
     "prefix-reuse": "benchmarks.prefix_reuse",
     "kv-offload": "benchmarks.kv_offload",
     "perplexity": "benchmarks.perplexity",
+    "start-up": "benchmarks.start_up",
 }
 """Those without peers, by what follows `nox -s bench --`."""
 
@@ -81,7 +82,7 @@ def imports(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Compare throughput with peers; `-- --help` lists choices. Others: `-- host-time`,
-    `-- prefix-reuse`, `-- kv-offload`, `-- perplexity`."""
+    `-- prefix-reuse`, `-- kv-offload`, `-- perplexity`, `-- start-up`."""
     ours = development(session)
     if session.posargs and (module := OWN_BENCHMARKS.get(session.posargs[0])):
         ours.run("python", "-m", module, *session.posargs[1:])

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import signal
-import socket
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.conftest import DEMO_MODEL
-from tests.serving import PATIENCE, VLLM, environment, free_port
+from tests.server import stopping
+from tests.server.stopping import Starting
+from tests.serving import PATIENCE
 
 pytestmark = [pytest.mark.serve, pytest.mark.slow]
 
@@ -30,50 +23,16 @@ WAYS = {
 }
 
 
-@dataclass
-class Starting:
-    """A server that is about to be ended."""
-
-    process: psutil.Popen
-    port: int
-    log: Path
-
-    def family(self) -> list[psutil.Process]:
-        """What is alive of it."""
-        found = []
-        for member in psutil.process_iter():
-            try:
-                ours = os.getsid(member.pid) == self.process.pid
-                if ours and member.status() != psutil.STATUS_ZOMBIE:
-                    found.append(member)
-            except (OSError, psutil.NoSuchProcess):
-                continue
-        return found
-
-
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Starting]]:
-    """One for each way, started side by side; none finds a graph in the cache."""
+    """One for each way, started side by side."""
     directory = tmp_path_factory.mktemp("stopping")
-    started = {}
-    for way, (_, method) in WAYS.items():
-        port, log = free_port(), directory / f"{way}.log"
-        command = [VLLM, "serve", DEMO_MODEL, "--host", "127.0.0.1", "--port", str(port)]
-        env = {"VLLM_NPU_DEVICE": "reference", "VLLM_DISABLE_COMPILE_CACHE": "1"}
-        with log.open("wb") as file:
-            process = psutil.Popen(
-                [str(part) for part in command],
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=environment({**env, "VLLM_WORKER_MULTIPROC_METHOD": method}),
-                start_new_session=True,
-            )
-        started[way] = Starting(process, port, log)
+    started = {
+        way: stopping.start(directory / f"{way}.log", method) for way, (_, method) in WAYS.items()
+    }
     yield started
     for each in started.values():
-        for member in each.family():
-            member.kill()
-        each.process.wait()
+        each.kill()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -82,24 +41,8 @@ def test_a_server_that_is_ended_while_it_starts_leaves_nothing(
 ) -> None:
     server = servers[way]
     end = time.monotonic() + PATIENCE
-    while STARTING not in server.log.read_text(errors="replace"):
+    while not server.says(STARTING):
         assert server.process.poll() is None and time.monotonic() < end, server.log.read_text()
         time.sleep(0.1)
-    server.process.send_signal(WAYS[way][0])
-    server.process.wait(PATIENCE)
-    socket.create_server(("127.0.0.1", server.port)).close()  # the engine doesn't hold it
-    psutil.wait_procs(server.family(), timeout=PATIENCE / 5)
-    assert not server.family(), server.log.read_text()
-    boards = (Path(tempfile.gettempdir()) / f"vllm-npu-{os.getuid()}").glob("*.board")
-    began = server.process.create_time()
-    assert not [board for board in boards if board.stat().st_mtime > began and _is_left(board)]
-
-
-def _is_left(board: Path) -> bool:
-    """Whether nobody holds it; other tests' engines hold theirs."""
-    with board.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
+    left = server.end(WAYS[way][0])
+    assert not left, server.log.read_text()

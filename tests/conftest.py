@@ -136,7 +136,7 @@ def tiny_model() -> Callable[[str], Path]:
 class Engines:
     """Running engines, the latest used: a further one ends the one that was used longest ago."""
 
-    LIMIT = 5
+    LIMIT = 4
 
     def __init__(self, model: Callable[[str], Path], artifact: Callable[..., Path]) -> None:
         self._model = model

@@ -28,7 +28,6 @@ IMPORTED = (
     "torch.distributed.tensor.experimental",
     "torch.export._trace",
     "vllm.distributed.elastic_ep.elastic_execute",
-    "vllm.entrypoints.cli.main",
     "vllm.entrypoints.llm",
     "vllm.entrypoints.openai.api_server",
     "vllm.model_executor.layers.quantization.auto_awq",

@@ -65,7 +65,7 @@ def run_kit(path: Path, device: str, *arguments: str) -> tuple[int, str]:
     # The kit's tensors are too small to be worth a second thread.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, cwd=empty, env=environment, capture_output=True, text=True, timeout=300
+        command, cwd=empty, env=environment, capture_output=True, text=True, timeout=550
     )
     return done.returncode, done.stdout + done.stderr
 

@@ -82,8 +82,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class BySharing(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            if "/test_conformance_runs.py" in nodeid:
-                return nodeid  # each is long, and shares nothing
             contract = re.search(rf"\[({'|'.join(WAYS)})\b", nodeid)
             return contract[1] if contract else nodeid.split("::")[0]
 

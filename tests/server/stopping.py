@@ -123,6 +123,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--step", type=float, default=4.0, help="seconds; default: %(default)s")
     step = parser.parse_args().step
+    # A shell makes what it runs in the background ignore this, and servers would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     failures = 0
     with tempfile.TemporaryDirectory() as directory:
         for method, how in itertools.product((None, "spawn"), SIGNALS):

@@ -24,6 +24,7 @@ OWN_BENCHMARKS = {
     "kv-offload": "benchmarks.kv_offload",
     "perplexity": "benchmarks.perplexity",
     "start-up": "benchmarks.start_up",
+    "sixteen-bits": "benchmarks.sixteen_bits",
 }
 """Those without peers, by what follows `nox -s bench --`."""
 
@@ -82,7 +83,7 @@ def imports(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Compare throughput with peers; `-- --help` lists choices. Others: `-- host-time`,
-    `-- prefix-reuse`, `-- kv-offload`, `-- perplexity`, `-- start-up`."""
+    `-- prefix-reuse`, `-- kv-offload`, `-- perplexity`, `-- start-up`, `-- sixteen-bits`."""
     ours = development(session)
     if session.posargs and (module := OWN_BENCHMARKS.get(session.posargs[0])):
         ours.run("python", "-m", module, *session.posargs[1:])

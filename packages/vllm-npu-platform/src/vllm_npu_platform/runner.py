@@ -24,6 +24,7 @@ from vllm_npu_platform.kv_cache import kv_cache_specs
 from vllm_npu_platform.sampling.generators import GeneratorStates
 from vllm_npu_platform.sampling.greedy import argmax
 from vllm_npu_platform.sessions import in_session
+from vllm_npu_platform.tables import widen
 from vllm_npu_runtime.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheSpec
 
     from vllm_npu_platform.stats.counters import Counters
-    from vllm_npu_platform.target import Target
+from vllm_npu_platform.target import Target
 
 
 class NPUModelRunner(CPUModelRunner):
@@ -57,6 +58,7 @@ class NPUModelRunner(CPUModelRunner):
         """Make the executors, once weights and KV caches are there."""
         if self.model_config.enforce_eager or in_session(self.vllm_config):
             return []
+        self._widen_tables()
         cache = compile_cache(self.vllm_config, self.target, self.model)
         compiler = Compiler(self.vllm_config, self.target, cache, self.counters.start)
         self.executor = GraphExecutor(
@@ -72,6 +74,12 @@ class NPUModelRunner(CPUModelRunner):
         if not self.is_pooling_model:
             self.logits = self._route_logits(compiler)
         return [each for each in (self.executor, self.draft_executor) if each is not None]
+
+    def _widen_tables(self) -> None:
+        arithmetic = self.target.device.capabilities.computes_in(self.dtype)
+        for model in (self.model, self.get_draft_model()):
+            if model is not None:
+                widen(model, arithmetic)
 
     def _route_logits(self, compiler: Compiler) -> list[LogitsGraph]:
         rows = self.scheduler_config.max_num_batched_tokens  # all of them, for prompt logprobs
@@ -149,6 +157,7 @@ class NPUModelRunner(CPUModelRunner):
                 "Start the engine anew with the new weights."
             )
         super().reload_weights(*args, **kwargs)
+        self._widen_tables()
         for executor in (self.executor, self.draft_executor):
             if executor is not None:
                 executor.rebind_weights()

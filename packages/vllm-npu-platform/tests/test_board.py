@@ -133,3 +133,41 @@ os.kill(os.getpid(), 9)
     assert not left.exists()
     assert path.with_name("running.board").exists()
     running.close()
+
+
+def test_a_server_takes_away_what_engines_left_that_it_killed(config: Any) -> None:
+    """Boards that were ready, and one that wasn't yet."""
+    path = board_path(config)
+    source = """
+import multiprocessing, os, sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from vllm_npu_platform.stats import board
+
+def engine(path, ready):
+    board.BoardWriter(path, ["steps"])
+    path.with_suffix(".draft").touch()
+    ready.set()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    config = SimpleNamespace(
+        instance_id="one", parallel_config=SimpleNamespace(data_parallel_index=0)
+    )
+    board.board_path = lambda _: path
+    board.take_away_at_end(config)
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    process = context.Process(target=engine, args=(path, ready))
+    process.start()
+    ready.wait()
+    process.kill()
+    assert path.exists()
+    sys.exit(143)
+"""
+    other = BoardWriter(path.with_name("other-0.board"), ["steps"])
+    done = subprocess.run([sys.executable, "-c", source, str(path)], capture_output=True, text=True)
+    assert done.returncode == 143, done.stderr
+    assert [each.name for each in path.parent.iterdir()] == ["other-0.board"]
+    other.close()

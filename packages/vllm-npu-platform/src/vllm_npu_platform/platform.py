@@ -182,10 +182,12 @@ class NPUPlatform(Platform):
         """
         from vllm_npu_platform.checks.config import check_config
         from vllm_npu_platform.processes import lifetime, start_method
+        from vllm_npu_platform.stats import board
 
         check_config(vllm_config, Target.of(vllm_config))
         start_method.use(vllm_config.parallel_config.numa_bind)
         lifetime.stop_at_sigterm()
+        board.take_away_at_end(vllm_config)
         environment.let_waiting_threads_sleep()
         if vllm_config.parallel_config.worker_cls == "auto":
             vllm_config.parallel_config.worker_cls = "vllm_npu_platform.worker.NPUWorker"

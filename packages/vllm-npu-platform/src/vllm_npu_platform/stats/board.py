@@ -7,7 +7,6 @@ one costs no system call, so it may happen in every step.
 
 from __future__ import annotations
 
-import atexit
 import fcntl
 import json
 import os
@@ -15,6 +14,7 @@ import stat
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from multiprocessing import util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,6 +78,23 @@ def sweep(directory: Path) -> None:
             path.unlink()
 
 
+def take_away_at_end(vllm_config: VllmConfig) -> None:
+    """Have this process take away, when it ends, the boards of its engines, finished or not.
+
+    A server that stops kills an engine that doesn't end at once, as one that starts may not.
+    """
+    with suppress(OSError):  # The worker meets the same, and warns.
+        path = board_path(vllm_config)
+        # Below 0: once the child processes have ended.
+        arguments = (path.parent, vllm_config.instance_id)
+        util.Finalize(None, _take_away, args=arguments, exitpriority=-1)
+
+
+def _take_away(directory: Path, instance: str) -> None:
+    for path in directory.glob(f"{instance}-*"):
+        path.unlink(missing_ok=True)
+
+
 class BoardReader:
     """The API server's side; the board may not be there yet."""
 
@@ -101,6 +118,4 @@ class BoardReader:
             self._values = np.memmap(self._path, np.float64, "r", HEADER_BYTES, shape)
         except (FileNotFoundError, ValueError):
             return False
-        # A server that stops kills the worker before that can take the board away.
-        atexit.register(self._path.unlink, missing_ok=True)
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,12 @@ from torch import nn
 from vllm_npu_platform.graph.compiler import Compiler
 from vllm_npu_platform.target import Target
 from vllm_npu_runtime import device
+from vllm_npu_runtime.aside import aside
 from vllm_npu_runtime.capture import Named
 from vllm_npu_runtime.compile_cache import CacheKey, CompileCache
 from vllm_npu_runtime.compile_cache.manifest import MANIFEST
 from vllm_npu_runtime.device import Device
-from vllm_npu_runtime.drivers.base import CompileOptions
+from vllm_npu_runtime.drivers.base import CompileOptions, Executable
 from vllm_npu_runtime.drivers.reference import ReferenceDriver, ReferenceExecutable
 from vllm_npu_runtime.errors import CaptureError, ConfigurationError
 from vllm_npu_runtime.program import Kind, Program
@@ -65,16 +67,18 @@ class Traced:
 
     def compile(self, compiler: Compiler, name: str = NAME) -> tuple[torch.Tensor, bool]:
         """What the graph gives, and whether it was loaded."""
+        executable, loaded = self.begin(compiler, name)()
+        executable.bind({"hidden": self.hidden})
+        (out,) = executable.run()
+        return out.clone(), loaded
 
+    def begin(self, compiler: Compiler, name: str) -> Callable[[], tuple[Executable, bool]]:
         def function() -> Mapping[str, torch.Tensor]:
             self.times += 1
             return {"out": self.model(self.hidden)}
 
         given = [Named("hidden", Kind.INPUT, self.hidden)]
-        executable, loaded = compiler.compile(name, function, given, self.model)
-        executable.bind({"hidden": self.hidden})
-        (out,) = executable.run()
-        return out.clone(), loaded
+        return compiler.begin(name, function, given, self.model)
 
 
 @pytest.fixture(params=["keeping", "openvino"])
@@ -230,6 +234,53 @@ def test_what_fails_to_compile_is_not_kept(make_compiler: MakeCompiler) -> None:
         compiler.compile(NAME, broken, [], traced.model)
     assert compiler.cache is not None and compiler.cache.find(NAME) is None
     assert traced.compile(compiler)[0].equal(traced.result)
+
+
+class AsideDriver(KeepingDriver):
+    """Compiles while others go on: until it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let = threading.Event()
+
+    def compiles_at_once(self, device: str) -> int:
+        return 3
+
+    def begin_compile(
+        self, program: Program, device: str, options: CompileOptions
+    ) -> Callable[[], ReferenceExecutable]:
+        def work() -> ReferenceExecutable:
+            self.let.wait()
+            return self.compile(program, device, options)
+
+        return aside(work)
+
+    def begin_load(
+        self, program: Program, device: str, directory: Path, options: CompileOptions
+    ) -> Callable[[], ReferenceExecutable]:
+        loaded = self.load(program, device, directory, options)
+        return lambda: loaded
+
+
+def test_graphs_are_traced_while_the_driver_compiles_others(make_compiler: MakeCompiler) -> None:
+    """They are kept as soon as they are finished, not before; the next start loads them."""
+    driver, traced = AsideDriver(), Traced()
+    target = Target(Settings(), Device(driver, driver.devices()[0]))
+    compiler = make_compiler(target)
+    assert compiler.at_once == 3
+    begun = [traced.begin(compiler, name) for name in ("one", "two")]
+    assert traced.times == 2
+    assert compiler.cache is not None and compiler.cache.find("one") is None
+    driver.let.set()
+    assert [finish()[1] for finish in begun] == [False, False]
+    assert compiler.cache.find("one") is not None
+    again = [traced.begin(make_compiler(target), name) for name in ("one", "two")]
+    assert [finish()[1] for finish in again] == [True, True]
+    assert traced.times == 2
+
+
+def test_drivers_that_do_not_compile_aside_make_one_at_a_time(make_compiler: MakeCompiler) -> None:
+    assert make_compiler(keeping()).at_once == 1
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,15 @@ def test_a_paged_bucket_has_no_more_requests_than_tokens(
     assert [shape.requests for shape in shapes.paged.values()] == [4, 8, 8]
 
 
+def test_the_device_says_how_far_apart_buckets_are_unless_the_user_does(
+    make_config: Make, make_target: Callable[..., Target]
+) -> None:
+    wide = {"bucket_step": 8}
+    assert list(graph_shapes(make_config(), make_target(wide)).paged) == [1, 8, 64]
+    chosen = make_target(wide, token_bucket=BucketSettings(min=16, step=2))
+    assert list(graph_shapes(make_config(), chosen).paged) == [16, 32, 64]
+
+
 def test_gather_has_decode_and_chunk_buckets(
     make_config: Make, make_target: Callable[..., Target]
 ) -> None:
@@ -66,7 +75,7 @@ def test_a_device_bounds_batch_and_chunk(
 def test_all_come_largest_first_and_once(
     make_config: Make, make_target: Callable[..., Target]
 ) -> None:
-    shapes = graph_shapes(make_config(), make_target(kv_contract="gather"))
+    shapes = graph_shapes(make_config(), make_target({"bucket_step": 2}, kv_contract="gather"))
     listed = list(shapes)
     assert [shape.tokens for shape in listed] == sorted((s.tokens for s in listed), reverse=True)
     # One decoding request and a chunk of one token are the same graph.

@@ -25,7 +25,9 @@ def test_the_defaults_need_nothing() -> None:
     assert settings.prefill_chunk_size is None
     assert settings.run_timeout is None
     assert settings.driver_options == {}
-    assert settings.token_bucket == BucketSettings(strategy="exponential", min=1, step=2, limit=32)
+    assert settings.token_bucket == BucketSettings(
+        strategy="exponential", min=1, step=None, limit=32
+    )
 
 
 def test_the_process_environment_is_read_by_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,8 +67,10 @@ class BucketSettings(BaseModel):
         BeforeValidator(lambda value: "exponential" if value == "exp" else value),
     ] = Field("exponential", description="How sizes follow from the maximum; see above.")
     min: Count = Field(1, description="No size is smaller.")
-    step: Count = Field(
-        2, description="Divisor of the exponential strategy (above 1), difference of the linear."
+    step: Count | None = Field(
+        None,
+        description="Divisor of the exponential strategy (above 1), difference of the linear. By "
+        "default 2, and on devices that say so a larger divisor.",
     )
     limit: Count = Field(32, description="At most so many sizes.")
     manual_buckets: Annotated[tuple[Count, ...], BeforeValidator(_from_text)] = Field(
@@ -79,7 +81,7 @@ class BucketSettings(BaseModel):
 
     @field_validator("min", "step", "limit")
     @classmethod
-    def _used(cls, value: int, info: ValidationInfo) -> int:
+    def _used(cls, value: int | None, info: ValidationInfo) -> int | None:
         strategy = info.data.get("strategy")
         if strategy == "manual":
             raise ValueError(

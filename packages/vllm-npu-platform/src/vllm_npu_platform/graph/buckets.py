@@ -9,7 +9,9 @@ from vllm_npu_runtime.errors import ConfigurationError
 from vllm_npu_runtime.settings import BucketSettings
 
 
-def bucket_sizes(name: str, settings: BucketSettings, maximum: int) -> tuple[int, ...]:
+def bucket_sizes(
+    name: str, settings: BucketSettings, maximum: int, divisor: int = 2
+) -> tuple[int, ...]:
     """The sizes, ascending; the largest is `maximum`.
 
     Args:
@@ -18,6 +20,7 @@ def bucket_sizes(name: str, settings: BucketSettings, maximum: int) -> tuple[int
             it, both from `maximum` down while fewer than `limit` sizes exist and the next is at
             least `min`; *manual* takes the list as given.
         maximum: the largest batch that a step can hold.
+        divisor: the exponential strategy's `step` where the settings say none.
 
     Raises:
         ConfigurationError: `min` above the maximum, or a manual list that doesn't end with it.
@@ -34,14 +37,16 @@ def bucket_sizes(name: str, settings: BucketSettings, maximum: int) -> tuple[int
         raise ConfigurationError(
             f"{name}.min {settings.min}: a step holds at most {maximum}. Use {maximum} or less."
         )
-    return tuple(sorted(_descending(settings, maximum)))
+    return tuple(sorted(_descending(settings, maximum, divisor)))
 
 
-def _descending(settings: BucketSettings, maximum: int) -> Iterator[int]:
+def _descending(settings: BucketSettings, maximum: int, divisor: int) -> Iterator[int]:
+    exponential = settings.strategy == "exponential"
+    step = settings.step or (divisor if exponential else 2)
     size = maximum
     for _ in range(settings.limit):
         yield size
-        size = size // settings.step if settings.strategy == "exponential" else size - settings.step
+        size = size // step if exponential else size - step
         if size < settings.min:
             return
 

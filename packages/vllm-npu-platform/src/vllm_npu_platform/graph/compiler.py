@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +12,7 @@ from vllm_npu_platform.kv_cache import is_opaque, kv_dtype
 from vllm_npu_platform.stats.start_times import CAPTURE, COMPILE, LOAD, StartTimes
 from vllm_npu_runtime.capture import Function, Named, capture, module_tensors
 from vllm_npu_runtime.compile_cache.store import CompileCache
-from vllm_npu_runtime.drivers.base import CompileOptions
+from vllm_npu_runtime.drivers.base import CompileOptions, CompilesAside
 from vllm_npu_runtime.errors import BadShapeError, ConfigurationError
 from vllm_npu_runtime.ops.table import decompositions_for
 from vllm_npu_runtime.program import Binding, Kind
@@ -80,7 +80,20 @@ class Compiler:
         model: torch.nn.Module,
         traces: Traces | None = None,
     ) -> tuple[Executable, bool]:
-        """An executable with nothing but its weights bound.
+        """Begin, and wait; see `begin`."""
+        return self.begin(name, function, inputs, model, traces)()
+
+    def begin(
+        self,
+        name: str,
+        function: Function,
+        inputs: Iterable[Named],
+        model: torch.nn.Module,
+        traces: Traces | None = None,
+    ) -> Callable[[], tuple[Executable, bool]]:
+        """Begin to make an executable with nothing but its weights bound.
+
+        The function is traced when this returns; the driver may still be at work.
 
         Args:
             name: of the graph, unique within the configuration.
@@ -91,39 +104,75 @@ class Compiler:
                 what varies among the inputs varies from graph to graph.
 
         Returns:
-            The executable, and whether it was loaded rather than compiled.
+            Waits for the driver, and gives the executable and whether it was loaded rather than
+            compiled.
         """
-        with self._lock(name):
+        with ExitStack() as held:
+            held.enter_context(self._lock(name))
             with self._start.part(LOAD):
-                loaded = self._load(name, model)
-            if loaded is not None:
-                return loaded, True
-            tensors = [*inputs, *module_tensors(model)]
-            replaced = decompositions_for(self._device.capabilities)
-            captured = capture if traces is None else traces.program
-            with self._start.part(CAPTURE):
-                program = captured(name, function, tensors, replaced)
-            with self._start.part(COMPILE):
-                made = self._device.driver.compile(program, self._device.info.name, self._options)
-                if self.cache is not None:
-                    self.cache.save(
-                        name, program, lambda directory: self._device.driver.save(made, directory)
-                    )
-            return made, False
+                loading = self._begin_load(name, model)
+            compiling = None
+            if loading is None:
+                tensors = [*inputs, *module_tensors(model)]
+                compiling = self._begin_compile(name, function, tensors, traces)
+            still_held = held.pop_all()
+
+        def finish() -> tuple[Executable, bool]:
+            with still_held:
+                if loading is not None:
+                    with self._start.part(LOAD):
+                        return loading(), True
+                assert compiling is not None
+                with self._start.part(COMPILE):
+                    made = compiling()
+                    self._save(name, made)
+                return made, False
+
+        return finish
+
+    @property
+    def at_once(self) -> int:
+        """How many graphs are worth beginning before the first one is finished."""
+        driver = self._device.driver
+        if isinstance(driver, CompilesAside):
+            return driver.compiles_at_once(self._device.info.name)
+        return 1
+
+    def _begin_compile(
+        self, name: str, function: Function, tensors: Iterable[Named], traces: Traces | None
+    ) -> Callable[[], Executable]:
+        driver, device = self._device.driver, self._device.info.name
+        replaced = decompositions_for(self._device.capabilities)
+        captured = capture if traces is None else traces.program
+        with self._start.part(CAPTURE):
+            program = captured(name, function, tensors, replaced)
+        with self._start.part(COMPILE):
+            if isinstance(driver, CompilesAside):
+                return driver.begin_compile(program, device, self._options)
+            made = driver.compile(program, device, self._options)
+            return lambda: made
+
+    def _save(self, name: str, made: Executable) -> None:
+        if self.cache is not None:
+            driver = self._device.driver
+            self.cache.save(name, made.program, lambda directory: driver.save(made, directory))
 
     def _lock(self, name: str) -> AbstractContextManager[None]:
         return nullcontext() if self.cache is None else self.cache.lock(name)
 
-    def _load(self, name: str, model: torch.nn.Module) -> Executable | None:
+    def _begin_load(self, name: str, model: torch.nn.Module) -> Callable[[], Executable] | None:
         if self.cache is None or (saved := self.cache.find(name)) is None:
             return None
         weights = _weights(saved.inputs, model)
         if weights is None:
             self.cache.discard(name, "the model has other weights")
             return None
-        program, device = saved.program(weights), self._device
+        program, driver, device = saved.program(weights), self._device.driver, self._device.info
         try:
-            return device.driver.load(program, device.info.name, saved.directory, self._options)
+            if isinstance(driver, CompilesAside):
+                return driver.begin_load(program, device.name, saved.directory, self._options)
+            loaded = driver.load(program, device.name, saved.directory, self._options)
+            return lambda: loaded
         except (ConfigurationError, BadShapeError) as error:
             self.cache.discard(name, str(error))
             return None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -103,9 +104,17 @@ class GraphExecutor:
         return results
 
     def compile(self, shape: Shape) -> None:
-        """Compile a graph, and run it once on nothing but padding."""
+        """Begin, and wait; see `begin`."""
+        self.begin(shape)()
+
+    def begin(self, shape: Shape) -> Callable[[], None]:
+        """Begin to compile a graph.
+
+        Returns:
+            Waits for the compiler, and runs the graph once on nothing but padding.
+        """
         begin = time.perf_counter()
-        graph = StepGraph(
+        made = StepGraph.begin(
             self._model,
             self._buffers,
             shape,
@@ -114,12 +123,23 @@ class GraphExecutor:
             f"{self.prefix}{shape}",
             self._traces,
         )
+        self._counters.add(names.COMPILE_SECONDS, time.perf_counter() - begin)
+        return partial(self._finish, shape, made)
+
+    def _finish(self, shape: Shape, made: Callable[[], StepGraph]) -> None:
+        begin = time.perf_counter()
+        graph = made()
         graph.fit(1, 1)  # a graph that takes any number of tokens shows with one that it runs
         graph.views.clear()
         graph.run()
         self._graphs[shape] = graph
         self._counters.add(names.LOADED if graph.loaded else names.COMPILED)
         self._counters.add(names.COMPILE_SECONDS, time.perf_counter() - begin)
+
+    @property
+    def at_once(self) -> int:
+        """See `Compiler.at_once`."""
+        return self._compiler.at_once
 
     def seal(self) -> None:
         """Warm-up is over: what is compiled from now on comes too late."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -71,7 +72,17 @@ class LogitsGraph:
         return logits.clone()
 
     def compile(self) -> None:
-        """Make the graph. A head that can't be captured stays on the host, and the log says so."""
+        """Begin, and wait; see `begin`."""
+        self.begin()()
+
+    def begin(self) -> Callable[[], None]:
+        """Begin to make the graph.
+
+        A head that can't be captured stays on the host, and the log says so.
+
+        Returns:
+            Waits for the compiler, and runs the graph once.
+        """
         begin = time.perf_counter()
         head, hidden, dtype = self._head, self._buffer, self._dtype
 
@@ -80,11 +91,17 @@ class LogitsGraph:
 
         given = Named(INPUT, Kind.INPUT, hidden, {0: Varying("rows", hidden.shape[0])})
         try:
-            made, loaded = self._compiler.compile(self.name, function, [given], self._model)
+            made = self._compiler.begin(self.name, function, [given], self._model)
         except CaptureError as error:
             _logger.warning("Logits are computed on the host: %s", error)
-            return
-        self._executable = made
+            return lambda: None
+        self._counters.add(names.COMPILE_SECONDS, time.perf_counter() - begin)
+        return partial(self._finish, made)
+
+    def _finish(self, made: Callable[[], tuple[Executable, bool]]) -> None:
+        begin = time.perf_counter()
+        self._executable, loaded = made()
+        hidden = self._buffer
         self(hidden[:1])
         self._counters.add(names.LOADED if loaded else names.COMPILED)
         self._counters.add(names.COMPILE_SECONDS, time.perf_counter() - begin)

@@ -107,6 +107,7 @@ def graph_shapes(config: VllmConfig, target: Target) -> Shapes:
     """
     scheduler, settings = config.scheduler_config, target.settings
     capabilities = target.device.capabilities
+    divisor = capabilities.bucket_step
     tokens = scheduler.max_num_batched_tokens
     requests = scheduler.max_num_seqs
     contract = contract_of(target, config)
@@ -120,7 +121,7 @@ def graph_shapes(config: VllmConfig, target: Target) -> Shapes:
             "or set kv_contract to 'paged'."
         )
     if contract is KVContract.PAGED:
-        sizes = bucket_sizes("token_bucket", settings.token_bucket, tokens)
+        sizes = bucket_sizes("token_bucket", settings.token_bucket, tokens, divisor)
         paged = {size: Shape(contract, size, min(size, requests)) for size in sizes}
         return Shapes(paged, {}, {})
 
@@ -134,8 +135,10 @@ def graph_shapes(config: VllmConfig, target: Target) -> Shapes:
             f"Use --max-model-len {chunk}."
         )
     batch = min(requests, capabilities.max_batch_size or requests)
-    decode_sizes = bucket_sizes("decode_batch_bucket", settings.decode_batch_bucket, batch)
-    chunk_sizes = bucket_sizes("prefill_chunk_bucket", settings.prefill_chunk_bucket, chunk)
+    decode_sizes = bucket_sizes("decode_batch_bucket", settings.decode_batch_bucket, batch, divisor)
+    chunk_sizes = bucket_sizes(
+        "prefill_chunk_bucket", settings.prefill_chunk_bucket, chunk, divisor
+    )
     decode = {} if whole else {size: Shape(contract, size, size) for size in decode_sizes}
     return Shapes({}, decode, {size: Shape(contract, size, 1) for size in chunk_sizes})
 

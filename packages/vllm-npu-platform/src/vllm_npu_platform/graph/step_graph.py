@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,13 +35,11 @@ class StepGraph:
     """A model's forward pass for one shape.
 
     Args:
-        model: vLLM's model.
         buffers: what it reads.
-        shape: of it.
+        views: of them in the graph's shape.
+        executable: of the forward pass.
+        loaded: whether an earlier start had compiled it.
         vllm_config: for the attention layers, which know their KV caches.
-        compiler: makes the executable.
-        name: of the graph.
-        traces: of the same model with the same buffers in other shapes.
 
     Attributes:
         shape: as given.
@@ -51,6 +49,25 @@ class StepGraph:
 
     def __init__(
         self,
+        buffers: Buffers,
+        views: Views,
+        executable: Executable,
+        loaded: bool,
+        vllm_config: VllmConfig,
+    ) -> None:
+        self._buffers = buffers
+        self.shape = views.shape
+        self.views = views
+        self._executable, self.loaded = executable, loaded
+        self._names = [output.name for output in self._executable.program.outputs]
+        self._bind_views()
+        caches = self._executable.program.named(Kind.KV_CACHE)
+        layers = vllm_config.compilation_config.static_forward_context
+        self._executable.bind({name: layers[name].kv_cache for name in caches})
+
+    @classmethod
+    def begin(
+        cls,
         model: torch.nn.Module,
         buffers: Buffers,
         shape: Shape,
@@ -58,18 +75,24 @@ class StepGraph:
         compiler: Compiler,
         name: str,
         traces: Traces | None = None,
-    ) -> None:
-        self._buffers = buffers
-        self.shape = shape
-        self.views = buffers.views(shape)
-        self._executable, self.loaded = _compile(
-            name, model, self.views, vllm_config, compiler, traces
-        )
-        self._names = [output.name for output in self._executable.program.outputs]
-        self._bind_views()
-        caches = self._executable.program.named(Kind.KV_CACHE)
-        layers = vllm_config.compilation_config.static_forward_context
-        self._executable.bind({name: layers[name].kv_cache for name in caches})
+    ) -> Callable[[], StepGraph]:
+        """Begin to make one; see `Compiler.begin`.
+
+        Args:
+            model: vLLM's model.
+            buffers: what it reads.
+            shape: of it.
+            vllm_config: for the attention layers, which know their KV caches.
+            compiler: makes the executable.
+            name: of the graph.
+            traces: of the same model with the same buffers in other shapes.
+
+        Returns:
+            Waits for the compiler.
+        """
+        views = buffers.views(shape)
+        finish = _begin(name, model, views, vllm_config, compiler, traces)
+        return lambda: cls(buffers, views, *finish(), vllm_config)
 
     @property
     def host_operators(self) -> tuple[str, ...]:
@@ -116,14 +139,14 @@ class StepGraph:
         )
 
 
-def _compile(
+def _begin(
     name: str,
     model: torch.nn.Module,
     views: Views,
     vllm_config: VllmConfig,
     compiler: Compiler,
     traces: Traces | None,
-) -> tuple[Executable, bool]:
+) -> Callable[[], tuple[Executable, bool]]:
     metadata = views.metadata()
     layers = vllm_config.compilation_config.static_forward_context
     # An opaque cache may have any number of blocks, so that a saved graph fits the next start's.
@@ -157,7 +180,7 @@ def _compile(
     context = create_forward_context(metadata, vllm_config, slot_mapping=slots)
     with override_forward_context(context):
         inputs = views.named(varying=views.shape.dynamic or shared is not None)
-        return compiler.compile(name, forward, [*inputs, *caches], model, shared)
+        return compiler.begin(name, forward, [*inputs, *caches], model, shared)
 
 
 def _in_dtype(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

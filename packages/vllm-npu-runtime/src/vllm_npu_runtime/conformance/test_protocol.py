@@ -76,6 +76,7 @@ def test_capabilities_make_sense(capabilities: Capabilities) -> None:
     assert all(dtype.is_floating_point for dtype in capabilities.dtypes)
     assert all(isinstance(contract, KVContract) for contract in capabilities.kv_contracts)
     assert capabilities.block_sizes is None or all(n > 0 for n in capabilities.block_sizes)
+    assert capabilities.bucket_step >= 2
     assert capabilities.max_batch_size is None or capabilities.max_batch_size > 0
     assert capabilities.max_tokens is None or capabilities.max_tokens > 0
     assert capabilities.operators is None or all("." in name for name in capabilities.operators)

@@ -6,7 +6,7 @@ kit (`vllm_npu_runtime.conformance`) checks that they do what this file says.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -73,6 +73,8 @@ class Capabilities:
         static_shapes_only: it runs no program with an extent that varies.
         dynamic_tokens: one program for any number of tokens and requests runs there as fast as
             one that was compiled for that number, so that buckets would only cost memory.
+        bucket_step: default divisor between buckets. More than 2 where making a graph costs
+            more than the padding that it saves.
         soft_cap: its `paged_attention` takes a soft cap.
         operators: operators that it runs, as `aten.mm`; None: every ATen operator and ours.
             What is missing runs on the host, between pieces on the device.
@@ -92,6 +94,7 @@ class Capabilities:
     kv_layout: str = "NHC"
     static_shapes_only: bool = True
     dynamic_tokens: bool = False
+    bucket_step: int = 2
     soft_cap: bool = True
     operators: frozenset[str] | None = None
     weight_formats: tuple[str, ...] = ()
@@ -286,6 +289,33 @@ class Driver(Protocol):
 
         Raises:
             ConfigurationError: the files are not what `save` wrote.
+        """
+
+
+@runtime_checkable
+class CompilesAside(Protocol):
+    """A driver whose compiler lets Python go on: warm-up captures the next graphs meanwhile, and
+    has several compiled at once."""
+
+    def compiles_at_once(self, device: str) -> int:
+        """How many graphs are worth compiling at the same time, 1 or more."""
+
+    def begin_compile(
+        self, program: Program, device: str, options: CompileOptions
+    ) -> Callable[[], Executable]:
+        """Begin what `Driver.compile` does. What traces is done when this returns.
+
+        Returns:
+            Waits, and gives the executable or raises what `compile` would.
+        """
+
+    def begin_load(
+        self, program: Program, device: str, directory: Path, options: CompileOptions
+    ) -> Callable[[], Executable]:
+        """Begin what `Driver.load` does; files that are of no use are an error at once.
+
+        Returns:
+            Waits, and gives the executable or raises what `compile` would.
         """
 
 

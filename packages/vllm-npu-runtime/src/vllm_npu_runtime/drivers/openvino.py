@@ -10,14 +10,16 @@ Options (`CompileOptions.driver`) are those of `vllm_npu_runtime.openvino.option
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from vllm_npu_runtime import __version__
+from vllm_npu_runtime.aside import aside
 from vllm_npu_runtime.drivers.base import (
     Capabilities,
     CompileOptions,
@@ -116,6 +118,22 @@ class OpenVINODriver:
             UnsupportedOperatorError, OutOfMemoryError, ConfigurationError: see `Driver.compile`.
             BadShapeError: a size that varies, on an NPU.
         """
+        return self._converted(program, device, options)()
+
+    def begin_compile(
+        self, program: Program, device: str, options: CompileOptions
+    ) -> Callable[[], Executable]:
+        """Convert here; compile in a thread."""
+        return aside(self._converted(program, device, options))
+
+    def compiles_at_once(self, device: str) -> int:
+        """One for each core: compiling takes one. No more than four, as each takes memory."""
+        return min(len(os.sched_getaffinity(0)), 4)
+
+    def _converted(
+        self, program: Program, device: str, options: CompileOptions
+    ) -> Callable[[], Executable]:
+        """Convert; what is returned compiles, and traces nothing."""
         require()
         from vllm_npu_runtime.openvino.convert import Unconverted
 
@@ -130,7 +148,8 @@ class OpenVINODriver:
             try:
                 if not left:
                     return _whole(program, device, options)
-                return _in_pieces(program, left, device, options)
+                whole = _in_pieces(program, left, device, options)
+                return lambda: whole
             except Unconverted as missing:
                 if not missing.operators - left:
                     raise
@@ -154,6 +173,18 @@ class OpenVINODriver:
         self, program: Program, device: str, directory: Path, options: CompileOptions
     ) -> Executable:
         """Compile a graph that was converted before, or take the compiled model."""
+        return self._read(program, device, directory, options)()
+
+    def begin_load(
+        self, program: Program, device: str, directory: Path, options: CompileOptions
+    ) -> Callable[[], Executable]:
+        """Read here; compile in a thread."""
+        return aside(self._read(program, device, directory, options))
+
+    def _read(
+        self, program: Program, device: str, directory: Path, options: CompileOptions
+    ) -> Callable[[], Executable]:
+        """Read what was saved; what is returned compiles it, unless that was saved too."""
         require()
         from vllm_npu_runtime.openvino import saved
         from vllm_npu_runtime.openvino.options import OpenVINOOptions
@@ -181,7 +212,7 @@ class OpenVINODriver:
 
 def _whole(
     program: Program, device: str, options: CompileOptions, is_piece: bool = False
-) -> Executable:
+) -> Callable[[], Executable]:
     from vllm_npu_runtime.openvino.convert import convert
     from vllm_npu_runtime.openvino.functional import functional
 
@@ -194,7 +225,7 @@ def _in_pieces(
     # What gives nothing only checks something, and the converter would leave it out.
     pieces = partition(program, lambda node: bool(node.users) and operator_name(node) not in left)
     return PartitionedExecutable(
-        program, pieces, lambda piece: _whole(piece, device, options, True)
+        program, pieces, lambda piece: _whole(piece, device, options, True)()
     )
 
 
@@ -204,7 +235,7 @@ def _executable(
     device: str,
     options: CompileOptions,
     blob: ov.CompiledModel | None = None,
-) -> Executable:
+) -> Callable[[], Executable]:
     from vllm_npu_runtime.openvino.devices import core
     from vllm_npu_runtime.openvino.executable import OpenVINOExecutable
     from vllm_npu_runtime.openvino.failures import typed
@@ -223,13 +254,13 @@ def _executable(
         return OpenVINOExecutable(program, model, compile_model, options.timeout, blob, keep_blob)
 
     if chosen.dynamic_quantization is None:
-        return made(rounded=False)
+        return partial(made, rounded=False)
     return _rounded(program, model, chosen.dynamic_quantization, made)
 
 
 def _rounded(
     program: Program, model: ov.Model, group: int, made: Callable[[bool], OpenVINOExecutable]
-) -> Executable:
+) -> Callable[[], Executable]:
     """What rounds the activations of packed products wherever a run has few tokens."""
     from vllm_npu_runtime.openvino.packed_products import (
         check_groups,
@@ -241,15 +272,16 @@ def _rounded(
     products = packed_products(model)
     check_groups(products, group)
     if not products:
-        return made(False)
+        return partial(made, False)
     if (rows := products[0].rows) is not None:
-        return made(rows <= FEW_TOKENS)
-    if (tokens := input_of_rows(program, model)) is None:
+        return partial(made, rows <= FEW_TOKENS)
+    tokens = input_of_rows(program, model)
+    if tokens is None:
         raise ConfigurationError(
             f"Option 'dynamic_quantization' of driver 'openvino': program '{program.name}' has no "
             "input whose extent is the number of its tokens. Leave the option out."
         )
-    return TokenDispatch(program, tokens, made(True), made(False))
+    return lambda: TokenDispatch(program, tokens, made(True), made(False))
 
 
 def _config(

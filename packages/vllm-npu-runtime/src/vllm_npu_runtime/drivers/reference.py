@@ -78,6 +78,8 @@ class ReferenceDriver:
             kv_cache_dtypes=dtypes,
             kv_contracts=(KVContract.PAGED, KVContract.GATHER),
             static_shapes_only=False,
+            # It keeps no graph for the next start, so each one is captured in every start.
+            bucket_step=4,
             weight_formats=tuple(WEIGHT_FORMATS),
             stateful=True,
             opens_any=True,

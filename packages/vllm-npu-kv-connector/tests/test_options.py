@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
+from vllm_npu_kv_connector import host_memory
 from vllm_npu_kv_connector.options import ConnectorOptions
 from vllm_npu_runtime.errors import ConfigurationError
 
@@ -72,9 +77,26 @@ def test_a_refusal_names_the_option_and_what_is_allowed(
     assert str(caught.value).startswith("kv_connector_extra_config")
 
 
-def test_host_memory_must_be_given() -> None:
-    with pytest.raises(ConfigurationError, match="cpu_bytes_to_use: it must be given"):
-        ConnectorOptions.parse({})
+def test_host_memory_suits_the_host_where_nobody_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An eighth of memory, and no more than half of where it lies."""
+    sizes = SimpleNamespace(f_blocks=6 << 18, f_frsize=4096)  # 6 GiB
+    monkeypatch.setattr(os, "statvfs", lambda _: sizes)
+    for memory, wanted in ((16 << 30, 2 << 30), (64 << 30, 3 << 30)):
+        monkeypatch.setattr(host_memory, "_limit", lambda memory=memory: memory)
+        total = SimpleNamespace(total=256 << 30)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda total=total: total)
+        options = ConnectorOptions.parse({})
+        assert options.cpu_bytes_to_use == wanted
+        assert options.for_vllm("")["cpu_bytes_to_use"] == wanted
+
+
+def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(host_memory, "_CGROUP", limit)
+    everything = psutil.virtual_memory().total
+    for text, wanted in ((str(1 << 30), 1 << 30), ("max", everything)):
+        limit.write_text(f"{text}\n")
+        assert host_memory._limit() == wanted
 
 
 def test_several_problems_at_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from vllm_npu_kv_connector.options import ConnectorOptions
 
 
+_logger = logging.getLogger("vllm.npu")
+
+
 class NPUConnector(OffloadingConnector):
     """KV goes to host memory and to the tiers behind it as it is computed, and comes back.
 
@@ -64,6 +68,12 @@ class NPUConnector(OffloadingConnector):
             plain = build_offloading_config(_in_vllms_terms(vllm_config, options), kv_cache_config)
             tokens = plain.groups[0].tokens_per_block * plain.cache.blocks_per_chunk
             identity = identity_of(vllm_config, kv_cache_config, tokens)
+        if role == KVConnectorRole.SCHEDULER and "cpu_bytes_to_use" not in options.model_fields_set:
+            _logger.info(
+                "NPUConnector keeps KV in %s of host memory, which suits this host; "
+                "cpu_bytes_to_use in kv_connector_extra_config says otherwise.",
+                options.cpu_bytes_to_use.human_readable(),
+            )
         normalized = _in_vllms_terms(vllm_config, options, identity)
         self._parts = split_config(kv_cache_config, vllm_config)
         in_parts = role == KVConnectorRole.WORKER

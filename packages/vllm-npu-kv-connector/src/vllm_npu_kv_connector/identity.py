@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import vllm
+from vllm import envs
 
 from vllm_npu_kv_connector import __version__
 from vllm_npu_kv_connector.weights import fingerprint
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _SECTION = "npu"
 _PLATFORM = "vllm_npu_platform"
+_REMEMBERED = "npu-weights"
 # They change neither KV nor its layout: how steps are cut, which engines that prefill and engines
 # that decode want different.
 _IRRELEVANT = {
@@ -82,7 +84,8 @@ def _model(config: VllmConfig, model: ModelConfig) -> dict[str, Any]:
     commit = getattr(model.hf_config, "_commit_hash", None)
     load_format = config.load_config.load_format
     return {
-        "weights": fingerprint(Path(model.model)) or [model.model, model.revision, commit],
+        "weights": fingerprint(Path(model.model), Path(envs.VLLM_CACHE_ROOT) / _REMEMBERED)
+        or [model.model, model.revision, commit],
         "config": _architecture(model.hf_config.to_dict()),
         "dtype": str(model.dtype),
         "quantization": model.quantization,

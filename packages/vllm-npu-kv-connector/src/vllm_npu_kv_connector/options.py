@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from vllm_npu_kv_connector.host_memory import default_bytes
 from vllm_npu_kv_connector.names import DIRECTORY_TIER, IDENTITY, REDIS_TIER, SPEC
 from vllm_npu_kv_connector.policy.policy import LoadMode
 from vllm_npu_runtime.errors import ConfigurationError
@@ -99,7 +100,7 @@ class ConnectorOptions(_Options):
     """All of them; names that vLLM has too mean what they mean there.
 
     Attributes:
-        cpu_bytes_to_use: of host memory.
+        cpu_bytes_to_use: of host memory; see `default_bytes`.
         eviction_policy: of host memory.
         block_size: tokens in a chunk, the unit outside the device; a multiple of the device's
             block size, which is the default.
@@ -113,7 +114,7 @@ class ConnectorOptions(_Options):
             into a shared tier, before it computes the prompt itself.
     """
 
-    cpu_bytes_to_use: Bytes
+    cpu_bytes_to_use: Bytes = Field(default_factory=lambda: ByteSize(default_bytes()))
     eviction_policy: Literal["lru", "arc"] = "lru"
     block_size: PositiveInt | None = None
     blocks_per_chunk: PositiveInt | None = None

@@ -235,6 +235,17 @@ def test_what_the_device_cannot_do_is_refused(
     assert text in str(error.value)
 
 
+def test_a_checkpoint_on_a_device_for_compiled_models_alone_is_refused(
+    supported: VllmConfig, make_target: MakeTarget
+) -> None:
+    """By name, and with nothing else that doesn't apply there."""
+    target = make_target({"kv_contracts": (), "kv_cache_dtypes": (), "dtypes": ()})
+    with pytest.raises(ConfigurationError, match="paper runs only models that were compiled") as e:
+        check_config(supported, target)
+    assert str(e.value).startswith(supported.model_config.model)
+    assert "\n" not in str(e.value)
+
+
 def test_a_block_size_that_the_device_does_not_take_is_refused(
     altered: Callable[..., VllmConfig], make_target: MakeTarget
 ) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from vllm_npu_runtime import drivers
-from vllm_npu_runtime.errors import ConfigurationError, NPUError
+from vllm_npu_runtime.errors import BrokenDriverError, ConfigurationError, NPUError
 
 if TYPE_CHECKING:
     from vllm_npu_runtime.drivers.base import Capabilities, DeviceInfo, Driver
+
+_logger = logging.getLogger("vllm.npu")
 
 AUTO = "auto"
 _FAST_HOST, _ANY_HOST = "openvino:CPU", "reference"
@@ -47,8 +51,7 @@ def find(spec: str) -> Device:
     if spec == AUTO:
         return _first_npu()
     driver_name, _, device_name = spec.partition(":")
-    driver = drivers.load(driver_name)
-    found = list(driver.devices())
+    driver, found = drivers.devices(driver_name)
     if not found:
         raise ConfigurationError(f"Driver '{driver_name}' finds no device.")
     if not device_name:
@@ -65,17 +68,24 @@ def for_host(names: Collection[str]) -> str:
     return _FAST_HOST if _FAST_HOST in names else _ANY_HOST
 
 
+@cache
+def _warn(line: str) -> None:
+    _logger.warning("%s. The other drivers are asked.", line)
+
+
 def _first_npu() -> Device:
     reasons, names = [], []
     for name in drivers.available():
         try:
-            driver = drivers.load(name)
-            for info in driver.devices():
+            driver, found = drivers.devices(name)
+            for info in found:
                 device = Device(driver, info)
                 if info.is_npu:
                     return device
                 names.append(device.name)
         except NPUError as error:
+            if isinstance(error, BrokenDriverError):
+                _warn(str(error))  # another driver may find an NPU, and nobody would know
             reasons.append(f"{name}: {error}")
         else:
             reasons.append(f"{name}: no NPU")

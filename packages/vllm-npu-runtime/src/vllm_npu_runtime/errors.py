@@ -38,6 +38,10 @@ class ConfigurationError(NPUError, ValueError):
         return cls(f"{len(problems)} settings can't be honoured:\n{listed}")
 
 
+class BrokenDriverError(ConfigurationError):
+    """What came out of a vendor's code that is none of these errors; names the distribution."""
+
+
 class CaptureError(NPUError):
     """The model's forward pass could not be captured into one static graph."""
 

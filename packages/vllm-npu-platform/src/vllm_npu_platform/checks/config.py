@@ -32,6 +32,8 @@ def check_config(vllm_config: VllmConfig, target: Target) -> None:
         ConfigurationError: all problems at once, each with setting, value and fix.
     """
     checks = SESSION_CHECKS if in_session(vllm_config) else CHECKS
+    if checks is CHECKS and (problem := _sessions_only(vllm_config, target)):
+        raise ConfigurationError(problem)
     problems = [problem for check in checks for problem in check(vllm_config, target)]
     if problems:
         raise ConfigurationError.several(problems)
@@ -45,6 +47,17 @@ def check_choices(vllm_config: VllmConfig) -> None:
     """
     if problems := list(_cuda_graphs(vllm_config)):
         raise ConfigurationError.several(problems)
+
+
+def _sessions_only(config: VllmConfig, target: Target) -> str | None:
+    """Alone, as on such a device nothing of the other checks applies."""
+    if config.model_config is None or target.device.capabilities.kv_contracts:
+        return None
+    return (
+        f"{config.model_config.model}: {target.device.name} runs only models that were compiled "
+        "ahead of time for it, and this is a checkpoint. Compile it first, and serve what that "
+        "writes."
+    )
 
 
 def _parallelism(config: VllmConfig, _target: Target) -> Iterator[str]:

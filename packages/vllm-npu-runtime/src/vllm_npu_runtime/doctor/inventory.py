@@ -61,9 +61,9 @@ def inventory(names: Iterable[str]) -> list[DriverReport]:
 def _driver_report(name: str) -> DriverReport:
     report = DriverReport(name=name)
     try:
-        driver = drivers.load(name)
-        report.version = driver.version()
-        report.devices = [_device_report(driver, info) for info in driver.devices()]
+        report.version = drivers.load(name).version()
+        driver, found = drivers.devices(name)
+        report.devices = [_device_report(driver, info) for info in found]
     except Exception as problem:  # a vendor's code: anything may come out of it
         report.error = _in_words(problem)
     return report

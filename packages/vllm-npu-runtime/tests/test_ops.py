@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -270,3 +272,93 @@ def test_known_operators_are_not_decomposed() -> None:
         OPERATORS.encoder_attention.default,
         OPERATORS.wna16_linear.default,
     }
+
+
+WILD = pytest.mark.parametrize("wild", [float("nan"), float("inf"), -float("inf"), 1e30])
+
+
+@WILD
+@pytest.mark.parametrize("soft_cap", [0.0, 2.0])
+@pytest.mark.parametrize("window", [0, 4])
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_slots_of_nobody_have_no_influence_on_gather_attention(
+    wild: float, soft_cap: float, window: int, chunk: int
+) -> None:
+    """Behind a context in its last block, in blocks that others have, and in block 0."""
+    case = Case((0, 7, 5), (chunk,) * 3, window=window, soft_cap=soft_cap)
+    arguments = gather_inputs(case)
+    expected = OPERATORS.gather_attention(*arguments)
+    cache, table = arguments[3], arguments[4]
+    owned = _owned(cache, table, case.contexts)
+    cache.masked_fill_(~owned[:, None, :, None], wild)
+    assert_same(OPERATORS.gather_attention(*arguments), expected)
+
+
+@WILD
+@pytest.mark.parametrize("soft_cap", [0.0, 2.0])
+@pytest.mark.parametrize("window", [0, 4])
+@pytest.mark.parametrize("operator", ["host", "decomposition"])
+def test_slots_of_nobody_have_no_influence_on_paged_attention(
+    wild: float, soft_cap: float, window: int, operator: str
+) -> None:
+    """Nor what padded rows bring."""
+    case = Case((0, 7, 5), (6, 1, 3), 4, 2, 2, window, soft_cap, padded_tokens=2, padded_rows=1)
+    run = OPERATORS.paged_attention if operator == "host" else paged_attention.decomposition
+    arguments = paged_inputs(case)
+    expected = run(*copies(arguments))
+    cache, table = arguments[3], arguments[4]
+    owned = _owned(cache, table, case.contexts)
+    cache.masked_fill_(~owned[:, None, :, None], wild)
+    for operand in arguments[:3]:
+        operand[-case.padded_tokens :] = wild
+    out = run(*arguments)
+    real = len(out) - case.padded_tokens
+    assert_same(out[:real], expected[:real])
+
+
+@WILD
+@pytest.mark.parametrize("operator", ["host", "decomposition"])
+def test_padding_has_no_influence_on_encoder_attention(wild: float, operator: str) -> None:
+    case = Case((0, 0, 0), (6, 1, 3), padded_tokens=2, padded_rows=1)
+    run = OPERATORS.encoder_attention if operator == "host" else encoder_attention.decomposition
+    arguments = encoder_inputs(case)
+    expected = run(*copies(arguments))
+    for operand in arguments[:3]:
+        operand[-case.padded_tokens :] = wild
+    out = run(*arguments)
+    real = len(out) - case.padded_tokens
+    assert_same(out[:real], expected[:real])
+
+
+@pytest.mark.parametrize("wild", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("run", "inputs", "case"),
+    [
+        (OPERATORS.encoder_attention, encoder_inputs, Case((0, 0, 0), (6, 1, 3))),
+        (encoder_attention.decomposition, encoder_inputs, Case((0, 0, 0), (6, 1, 3))),
+        (OPERATORS.paged_attention, paged_inputs, Case((0, 7, 5), (6, 1, 3))),
+        (paged_attention.decomposition, paged_inputs, Case((0, 7, 5), (6, 1, 3))),
+        (OPERATORS.gather_attention, gather_inputs, Case((0, 7, 5), (3, 3, 3))),
+    ],
+)
+def test_a_request_with_wild_values_spoils_itself_alone(
+    wild: float, run: Any, inputs: Callable[[Case], list[object]], case: Case
+) -> None:
+    """Its own result shows them; those beside it are as they were."""
+    arguments = inputs(case)
+    expected = run(*copies(arguments))
+    first = slice(0, case.new[0])
+    arguments[2][first] = wild
+    out = run(*arguments)
+    assert not out[first].isfinite().any()
+    assert_same(out[case.new[0] :], expected[case.new[0] :])
+
+
+def _owned(cache: torch.Tensor, table: torch.Tensor, contexts: tuple[int, ...]) -> torch.Tensor:
+    """Which slots hold a request's context, `[blocks, S]`."""
+    blocks, _, size, _ = cache.shape
+    owned = torch.zeros(blocks, size, dtype=torch.bool)
+    for row, context in enumerate(contexts):
+        for at in range(context):
+            owned[table[row, at // size], at % size] = True
+    return owned

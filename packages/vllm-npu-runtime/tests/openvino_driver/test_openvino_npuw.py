@@ -42,8 +42,14 @@ class NPUW(OpenVINODriver):
     def compile(self, program, device, options):
         return super().compile(program, device, _with(options))
 
+    def begin_compile(self, program, device, options):
+        return super().begin_compile(program, device, _with(options))
+
     def load(self, program, device, directory, options):
         return super().load(program, device, directory, _with(options))
+
+    def begin_load(self, program, device, directory, options):
+        return super().begin_load(program, device, directory, _with(options))
 
 
 def _with(options):

@@ -35,6 +35,7 @@ class Requests:
     Attributes:
         opaque: only the device can write the cache.
         waiting: spans for the device to write, as the host can't.
+        padding: what padded rows bring; None: ordinary numbers.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Requests:
         self.cache = geometry.new_cache(kv_dtype) if cache is None else cache
         self.opaque = self.cache.dim() == 2
         self.waiting: list[Span] = []
+        self.padding: float | None = None
         sizes = (geometry.rows, geometry.length)
         self.query = torch.randn(*sizes, geometry.heads, geometry.size, dtype=dtype)
         self.key = torch.randn(*sizes, geometry.groups, geometry.size, dtype=dtype)
@@ -74,7 +76,10 @@ class Requests:
             dense = getattr(self, name)
             rows = [dense[request, begin:end] for request, begin, end in spans]
             count = tokens - sum(map(len, rows))
-            padded[name] = torch.cat([*rows, torch.randn(count, *dense.shape[2:]).to(dense.dtype)])
+            behind = torch.randn(count, *dense.shape[2:])
+            if self.padding is not None:
+                behind.fill_(self.padding)
+            padded[name] = torch.cat([*rows, behind.to(dense.dtype)])
         return padded
 
     def expected(self, span: Span, options: Options) -> torch.Tensor:

@@ -48,10 +48,10 @@ class Geometry:
         """Blocks of the cache; block 0 is nobody's."""
         return 1 + self.rows * self.width + 3
 
-    def new_cache(self, dtype: torch.dtype) -> torch.Tensor:
-        """A cache of one layer that nobody has written to."""
+    def new_cache(self, dtype: torch.dtype, garbage: float = GARBAGE) -> torch.Tensor:
+        """A cache of one layer that nobody has written to, with that number everywhere."""
         shape = (self.blocks, self.groups, self.block_size, 2 * self.size)
-        return torch.full(shape, GARBAGE, dtype=dtype)
+        return torch.full(shape, garbage).to(dtype)
 
 
 class Span(NamedTuple):

@@ -17,7 +17,8 @@ def masked_attention(
     """Scaled dot-product attention over the keys that the mask allows.
 
     Scores and softmax are in float32 whatever the inputs are. A query that may see no key at
-    all, as a padded one, gets zeros.
+    all, as a padded one, gets zeros. What the mask hides has no influence, whatever number it
+    is: hidden values are replaced before the product, as 0 * NaN and 0 * inf are NaN.
 
     Args:
         query_BQHD: `[B, Q, H, D]`; H is a multiple of G, and H/G query heads in a row share
@@ -37,16 +38,55 @@ def masked_attention(
     query = query_BQHD.reshape(batch, queries, groups, heads // groups, size)
     query = query.permute(0, 2, 3, 1, 4).float()
     key = key_BKGD.permute(0, 2, 3, 1).unsqueeze(2).float()
-    value = value_BKGD.permute(0, 2, 1, 3).unsqueeze(2).float()
-    scores = torch.matmul(query, key) * scale
+    if queries == 1:
+        seen, poisoned = value_BKGD.masked_fill(~mask_BQK[:, 0, :, None, None], 0.0), None
+    else:
+        seen, poisoned = finite_values(value_BKGD, mask_BQK)
+    value = seen.permute(0, 2, 1, 3).unsqueeze(2).float()
+    weights = masked_weights(torch.matmul(query, key), mask_BQK, scale, soft_cap)
+    out = torch.matmul(weights, value)
+    out = out.permute(0, 3, 1, 2, 4).reshape(batch, queries, heads, size)
+    if poisoned is not None:
+        out = out.masked_fill(poisoned[:, :, None, None], float("nan"))
+    return out.to(query_BQHD.dtype)
+
+
+def masked_weights(
+    products_BGRQK: torch.Tensor, mask_BQK: torch.Tensor, scale: float, soft_cap: float
+) -> torch.Tensor:
+    """What each value counts: softmax over the keys that the mask allows, 0 for the others.
+
+    Args:
+        products_BGRQK: of queries and keys, float32 `[B, G, H / G, Q, K]`; what is hidden may be
+            anything.
+        mask_BQK: as in `masked_attention`.
+        scale: likewise.
+        soft_cap: likewise.
+
+    Returns:
+        Float32, in the shape of the products.
+    """
+    scores = products_BGRQK * scale
     if soft_cap > 0:
         scores = soft_cap * torch.tanh(scores / soft_cap)
     hidden = torch.logical_not(mask_BQK)[:, None, None]
     # The lowest finite number instead of -inf: a row without any key would become NaN.
     scores = scores.masked_fill(hidden, torch.finfo(torch.float32).min)
-    weights = torch.softmax(scores, dim=-1).masked_fill(hidden, 0.0)
-    out = torch.matmul(weights, value)
-    return out.permute(0, 3, 1, 2, 4).reshape(batch, queries, heads, size).to(query_BQHD.dtype)
+    return torch.softmax(scores, dim=-1).masked_fill(hidden, 0.0)
+
+
+def finite_values(
+    value_BKGD: torch.Tensor, mask_BQK: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values without NaN and infinity, and which queries see a key that had one, `[B, Q]`.
+
+    Queries share the product's values, so what is hidden from one may be seen by another.
+    """
+    # By comparison and sums, which every device's converter knows.
+    wild = torch.logical_not(value_BKGD.abs() <= torch.finfo(value_BKGD.dtype).max)
+    spoilt_BK = wild.flatten(2).float().sum(2)
+    poisoned = torch.matmul(mask_BQK.float(), spoilt_BK.unsqueeze(2)).squeeze(2) > 0
+    return value_BKGD.masked_fill(wild, 0.0), poisoned
 
 
 def causal_mask(

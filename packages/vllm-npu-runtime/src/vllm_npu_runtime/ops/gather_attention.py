@@ -9,7 +9,7 @@ size, M blocks a request may have, S tokens a block holds.
 
 import torch
 
-from vllm_npu_runtime.ops.attention import causal_mask, masked_attention
+from vllm_npu_runtime.ops.attention import causal_mask, finite_values, masked_weights
 
 
 def decomposition(
@@ -49,12 +49,15 @@ def decomposition(
     _, groups, block_size, _ = kv_cache.shape
     context = blocks * block_size
 
+    # One copy of what was gathered, head by head; each other one would cost as much as the product.
     gathered = kv_cache.index_select(0, block_table.reshape(-1))
     gathered = gathered.reshape(requests, blocks, groups, block_size, 2 * size)
-    gathered = gathered.permute(0, 1, 3, 2, 4).reshape(requests, context, groups, 2 * size)
+    gathered = gathered.permute(0, 2, 1, 3, 4).reshape(requests, groups, context, 2 * size)
     gathered = gathered.to(key.dtype)
-    key_BKGD = torch.cat([gathered[..., :size], key.reshape(requests, new, groups, size)], 1)
-    value_BKGD = torch.cat([gathered[..., size:], value.reshape(requests, new, groups, size)], 1)
+    query_BGRD = query.reshape(requests, new, groups, heads // groups, size)
+    query_BGRD = query_BGRD.permute(0, 2, 3, 1, 4).reshape(requests, groups, -1, size).float()
+    key_BGCD = key.reshape(requests, new, groups, size).permute(0, 2, 1, 3)
+    value_BCGD = value.reshape(requests, new, groups, size)
 
     lens = context_lens.long().unsqueeze(1)
     steps = torch.arange(new, device=query.device)
@@ -63,13 +66,30 @@ def decomposition(
     key_positions = torch.cat([slots, query_positions], 1)
     mask = causal_mask(query_positions, key_positions, sliding_window)
     # What lies behind the context in the gathered blocks is not this request's.
-    in_context = torch.cat([slots < lens, torch.ones_like(query_positions, dtype=torch.bool)], 1)
+    owned = slots < lens
+    in_context = torch.cat([owned, torch.ones_like(query_positions, dtype=torch.bool)], 1)
     mask = torch.logical_and(mask, in_context.unsqueeze(1))
 
-    out = masked_attention(
-        query.reshape(requests, new, heads, size), key_BKGD, value_BKGD, mask, scale, soft_cap
+    scores = torch.cat(
+        [
+            torch.matmul(query_BGRD, gathered[..., :size].float().transpose(2, 3)),
+            torch.matmul(query_BGRD, key_BGCD.float().transpose(2, 3)),
+        ],
+        3,
     )
-    return out.reshape(tokens, heads, size)
+    weights = masked_weights(
+        scores.reshape(requests, groups, heads // groups, new, context + new), mask, scale, soft_cap
+    ).reshape(requests, groups, -1, context + new)
+    cached = gathered[..., size:].masked_fill(torch.logical_not(owned)[:, None, :, None], 0.0)
+    poisoned = None
+    if new > 1:  # padding among the new tokens may be anything, too
+        value_BCGD, poisoned = finite_values(value_BCGD, mask[:, :, context:])
+    out = torch.matmul(weights[..., :context], cached.float())
+    out = out + torch.matmul(weights[..., context:], value_BCGD.permute(0, 2, 1, 3).float())
+    out = out.reshape(requests, groups, heads // groups, new, size).permute(0, 3, 1, 2, 4)
+    if poisoned is not None:
+        out = out.masked_fill(poisoned[:, :, None, None, None], float("nan"))
+    return out.reshape(tokens, heads, size).to(query.dtype)
 
 
 @torch.library.custom_op("vllm_npu::gather_attention", mutates_args=())

@@ -181,6 +181,7 @@ class NPUPlatform(Platform):
             ConfigurationError: every problem with its setting, value and fix.
         """
         from vllm_npu_platform.checks.config import check_config
+        from vllm_npu_platform.checks.defaults import use_own_scheduler
         from vllm_npu_platform.processes import lifetime, start_method
         from vllm_npu_platform.stats import board
 
@@ -189,6 +190,8 @@ class NPUPlatform(Platform):
         lifetime.stop_at_sigterm()
         board.take_away_at_end(vllm_config)
         environment.let_waiting_threads_sleep()
+        if not in_session(vllm_config):
+            use_own_scheduler(vllm_config)
         if vllm_config.parallel_config.worker_cls == "auto":
             vllm_config.parallel_config.worker_cls = "vllm_npu_platform.worker.NPUWorker"
 

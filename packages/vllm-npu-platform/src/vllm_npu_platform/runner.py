@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from vllm.forward_context import get_forward_context
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
+from vllm_npu_platform import nonfinite
 from vllm_npu_platform.drafting import PREFIX as DRAFT_PREFIX
 from vllm_npu_platform.drafting import route_drafts
 from vllm_npu_platform.graph.buffers import InputSpec
@@ -21,6 +23,7 @@ from vllm_npu_platform.graph.logits import LogitsGraph, route_logits
 from vllm_npu_platform.graph.shapes import graph_shapes
 from vllm_npu_platform.graph.step_graph import AUXILIARY, HIDDEN
 from vllm_npu_platform.kv_cache import kv_cache_specs
+from vllm_npu_platform.nonfinite import NonFinite
 from vllm_npu_platform.sampling.generators import GeneratorStates
 from vllm_npu_platform.sampling.greedy import argmax
 from vllm_npu_platform.sessions import in_session
@@ -51,6 +54,7 @@ class NPUModelRunner(CPUModelRunner):
         self.executor: GraphExecutor | None = None
         self.draft_executor: GraphExecutor | None = None
         self.logits: list[LogitsGraph] = []
+        self._nonfinite = NonFinite(counters)
         self._generators = GeneratorStates()
         self.sampler.greedy_sample = argmax
 
@@ -119,9 +123,12 @@ class NPUModelRunner(CPUModelRunner):
         """The one seam: hand the step to the graph executor."""
         metadata = get_forward_context().attn_metadata
         if self.executor is None or not metadata:
-            return super()._model_forward(
+            result = super()._model_forward(
                 input_ids, positions, intermediate_tensors, inputs_embeds, **model_kwargs
             )
+            if metadata and not in_session(self.vllm_config):
+                self._look_at_hidden(result[0] if isinstance(result, tuple) else result)
+            return result
         given = {
             "input_ids": input_ids,
             "positions": positions,
@@ -130,10 +137,40 @@ class NPUModelRunner(CPUModelRunner):
         }
         inputs = {name: tensor for name, tensor in given.items() if tensor is not None}
         outputs = self.executor(inputs, metadata)
+        self._look_at_hidden(outputs[HIDDEN])
         if self.use_aux_hidden_state_outputs:
             count = len(outputs) - 1
             return outputs[HIDDEN], [outputs[f"{AUXILIARY}{index}"] for index in range(count)]
         return outputs[HIDDEN]
+
+    def _look_at_hidden(self, hidden: torch.Tensor) -> None:
+        self._nonfinite.begin()
+        starts = self.query_start_loc.np[: self.input_batch.num_reqs + 1]
+
+        def owners() -> np.ndarray:
+            return np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+
+        rows = hidden[: int(starts[-1])]
+        self._nonfinite.look(rows, owners, self.input_batch.req_ids, nonfinite.HIDDEN)
+
+    def sample_tokens(self, *args: Any, **kwargs: Any) -> Any:
+        """As vLLM's, after a look at the logits: a grammar and other processors write infinity."""
+        state = self.execute_model_state
+        if state is not None and state.logits is not None and not in_session(self.vllm_config):
+            drafts = state.spec_decode_metadata
+
+            def owners() -> np.ndarray:
+                given = np.arange(self.input_batch.num_reqs)
+                return given if drafts is None else given.repeat(np.add(drafts.num_draft_tokens, 1))
+
+            requests = self.input_batch.req_ids
+            self._nonfinite.look(state.logits, owners, requests, nonfinite.LOGITS)
+        return super().sample_tokens(*args, **kwargs)
+
+    def _pool(self, *args: Any, **kwargs: Any) -> Any:
+        output = super()._pool(*args, **kwargs)
+        output.num_nans_in_logits = self._nonfinite.found
+        return output
 
     def _sample(self, logits: torch.Tensor | None, spec_decode_metadata: Any) -> Any:
         discarded = self.discard_request_mask.np[: self.input_batch.num_reqs].nonzero()[0]
@@ -142,7 +179,8 @@ class NPUModelRunner(CPUModelRunner):
 
     def _bookkeeping_sync(self, *args: Any, **kwargs: Any) -> Any:
         with self._generators.rewound(self.input_batch.generators):
-            return super()._bookkeeping_sync(*args, **kwargs)
+            counted, *rest = super()._bookkeeping_sync(*args, **kwargs)
+        return ({**counted, **self._nonfinite.found}, *rest)
 
     def reload_weights(self, *args: Any, **kwargs: Any) -> None:
         """Load weights anew; graphs use the new ones from the next step on.

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
+
+
+SCHEDULER = "vllm_npu_platform.scheduling.scheduler"
+"""For vLLM's `scheduler_cls`."""
 
 
 def apply_defaults(vllm_config: VllmConfig) -> None:
@@ -23,3 +28,19 @@ def apply_defaults(vllm_config: VllmConfig) -> None:
         compilation.cudagraph_mode = CUDAGraphMode.NONE
     # Marks custom operators as opaque for Inductor; ours are traced through.
     compilation.ir_enable_torch_wrap = False
+
+
+def use_own_scheduler(vllm_config: VllmConfig) -> None:
+    """End requests whose numbers are NaN or infinite, unless the user brings a scheduler.
+
+    Models with a session have a scheduler of their own.
+    """
+    scheduler = vllm_config.scheduler_config
+    if scheduler.scheduler_cls is None:
+        scheduler.scheduler_cls = SCHEDULER
+        logging.getLogger("vllm.config.scheduler").addFilter(_not_of_ours)
+
+
+def _not_of_ours(record: logging.LogRecord) -> bool:
+    """Drops vLLM's warning of a user's own scheduler class, which this one isn't."""
+    return not (isinstance(record.args, tuple) and record.args[:1] == (SCHEDULER,))

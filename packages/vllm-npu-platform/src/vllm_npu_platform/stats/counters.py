@@ -20,6 +20,7 @@ COMPILED = "graphs_compiled"
 LOADED = "graphs_loaded"
 LATE = "graphs_compiled_late"
 COMPILE_SECONDS = "compile_seconds"
+NONFINITE = "requests_nonfinite"
 BUCKET = "bucket:"
 START_SECONDS = "start_seconds:"
 
@@ -35,6 +36,7 @@ PLAIN = (
     LOADED,
     LATE,
     COMPILE_SECONDS,
+    NONFINITE,
 )
 
 

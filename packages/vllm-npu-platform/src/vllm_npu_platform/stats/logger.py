@@ -31,6 +31,7 @@ _HELP = {
     counters.LOADED: "Graphs loaded from the compile cache.",
     counters.LATE: "Graphs compiled after warm-up, while requests waited.",
     counters.COMPILE_SECONDS: "Seconds spent in tracing and compiling graphs.",
+    counters.NONFINITE: "Requests ended as their hidden states or logits held NaN or infinity.",
 }
 
 

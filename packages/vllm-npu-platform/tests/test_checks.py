@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
@@ -26,7 +27,12 @@ from vllm.v1.attention.selector import AttentionSelectorConfig
 from vllm_npu_platform.attention.backend import NPUAttentionImpl
 from vllm_npu_platform.checks.attention import check_attention
 from vllm_npu_platform.checks.config import check_config
-from vllm_npu_platform.checks.defaults import apply_defaults
+from vllm_npu_platform.checks.defaults import (
+    SCHEDULER,
+    apply_defaults,
+    quiet_about_own_scheduler,
+    use_own_scheduler,
+)
 from vllm_npu_platform.checks.request import check_request
 from vllm_npu_platform.target import Target
 from vllm_npu_runtime.drivers.base import KVContract
@@ -351,3 +357,22 @@ def test_requests_with_images_are_refused() -> None:
 
 def test_requests_with_text_pass() -> None:
     check_request({"type": "token", "prompt_token_ids": [1]}, None)
+
+
+def test_vllm_does_not_warn_of_our_scheduler(caplog: pytest.LogCaptureFixture) -> None:
+    """But of a user's own, which stays."""
+    quiet_about_own_scheduler()
+    config = VllmConfig()
+    logger = logging.getLogger("vllm.config.scheduler")
+    logger.addHandler(caplog.handler)
+    try:
+        use_own_scheduler(config)
+        assert config.scheduler_config.scheduler_cls == SCHEDULER
+        logger.warning("Using custom scheduler class %s.", SCHEDULER)
+        config.scheduler_config.scheduler_cls = "theirs.Scheduler"
+        use_own_scheduler(config)
+        assert config.scheduler_config.scheduler_cls == "theirs.Scheduler"
+        logger.warning("Using custom scheduler class %s.", "theirs.Scheduler")
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert set(caplog.messages) == {"Using custom scheduler class theirs.Scheduler."}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from vllm.platforms.interface import Platform, PlatformEnum
 
+from vllm_npu_platform.checks.defaults import quiet_about_own_scheduler
 from vllm_npu_platform.host import environment
 from vllm_npu_platform.host.cuda import stand_in_for_cuda
 from vllm_npu_platform.sessions import in_session
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 # vLLM's code names CUDA without asking whether it is there, engine-core shutdown included.
 stand_in_for_cuda()
+quiet_about_own_scheduler()
 
 
 class NPUPlatform(Platform):

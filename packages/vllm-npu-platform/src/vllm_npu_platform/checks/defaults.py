@@ -38,9 +38,12 @@ def use_own_scheduler(vllm_config: VllmConfig) -> None:
     scheduler = vllm_config.scheduler_config
     if scheduler.scheduler_cls is None:
         scheduler.scheduler_cls = SCHEDULER
-        logging.getLogger("vllm.config.scheduler").addFilter(_not_of_ours)
+
+
+def quiet_about_own_scheduler() -> None:
+    """Drop vLLM's warning of a user's own scheduler class, which this one isn't."""
+    logging.getLogger("vllm.config.scheduler").addFilter(_not_of_ours)
 
 
 def _not_of_ours(record: logging.LogRecord) -> bool:
-    """Drops vLLM's warning of a user's own scheduler class, which this one isn't."""
     return not (isinstance(record.args, tuple) and record.args[:1] == (SCHEDULER,))

@@ -58,18 +58,16 @@ def test_a_request_is_told_of_once(
     rows[2] = float("nan")
     with caplog.at_level(logging.ERROR, "vllm.npu"):
         for _ in range(2):
-            seen.begin()
             seen.look(rows, owners, REQUESTS, HIDDEN)
             seen.look(rows, owners, REQUESTS, LOGITS)
-            assert seen.found == {"b": 2}
+            assert seen.take() == {"b": 2}
     (line,) = caplog.messages
     assert line.startswith("Request b is ended with an error: its hidden states hold NaN")
     assert counters.values[names.NONFINITE] == 1
 
 
-def test_a_new_step_leaves_the_last_ones_findings_to_whoever_has_them(seen: NonFinite) -> None:
+def test_a_new_step_begins_with_nothing(seen: NonFinite) -> None:
     rows = torch.full((6, 4), float("nan"))
     seen.look(rows, owners, REQUESTS, HIDDEN)
-    kept = seen.found
-    seen.begin()
-    assert kept and not seen.found
+    assert seen.take() == {"a": 2, "b": 1, "c": 3}
+    assert not seen.take()

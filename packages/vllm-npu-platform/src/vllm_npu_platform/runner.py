@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheSpec
 
     from vllm_npu_platform.stats.counters import Counters
-from vllm_npu_platform.target import Target
+    from vllm_npu_platform.target import Target
 
 
 class NPUModelRunner(CPUModelRunner):
@@ -144,7 +144,6 @@ class NPUModelRunner(CPUModelRunner):
         return outputs[HIDDEN]
 
     def _look_at_hidden(self, hidden: torch.Tensor) -> None:
-        self._nonfinite.begin()
         starts = self.query_start_loc.np[: self.input_batch.num_reqs + 1]
 
         def owners() -> np.ndarray:
@@ -169,7 +168,7 @@ class NPUModelRunner(CPUModelRunner):
 
     def _pool(self, *args: Any, **kwargs: Any) -> Any:
         output = super()._pool(*args, **kwargs)
-        output.num_nans_in_logits = self._nonfinite.found
+        output.num_nans_in_logits = self._nonfinite.take()
         return output
 
     def _sample(self, logits: torch.Tensor | None, spec_decode_metadata: Any) -> Any:
@@ -180,7 +179,7 @@ class NPUModelRunner(CPUModelRunner):
     def _bookkeeping_sync(self, *args: Any, **kwargs: Any) -> Any:
         with self._generators.rewound(self.input_batch.generators):
             counted, *rest = super()._bookkeeping_sync(*args, **kwargs)
-        return ({**counted, **self._nonfinite.found}, *rest)
+        return ({**counted, **self._nonfinite.take()}, *rest)
 
     def reload_weights(self, *args: Any, **kwargs: Any) -> None:
         """Load weights anew; graphs use the new ones from the next step on.

@@ -34,7 +34,7 @@ def widen(model: torch.nn.Module, arithmetic: torch.dtype) -> None:
             exact: torch.Tensor = module._compute_cos_sin_cache()  # type: ignore[operator]
             module.register_buffer(TABLE, exact.to(arithmetic), persistent=False)
         if _is_narrow(scale, arithmetic):
-            width: int = module.config.hidden_size  # type: ignore[union-attr, assignment]
+            width = getattr(getattr(module, "config", None), "hidden_size", 0)
             exact = torch.tensor(width**0.5, dtype=arithmetic)
             if exact.to(scale.dtype).equal(scale):  # else it is something else
                 module.register_buffer(SCALE, exact, persistent=False)

@@ -231,7 +231,7 @@ def test_what_fails_to_compile_is_not_kept(make_compiler: MakeCompiler) -> None:
         return {"out": traced.hidden * traced.hidden.sum().item()}
 
     with pytest.raises(CaptureError):
-        compiler.compile(NAME, broken, [], traced.model)
+        compiler.begin(NAME, broken, [], traced.model)
     assert compiler.cache is not None and compiler.cache.find(NAME) is None
     assert traced.compile(compiler)[0].equal(traced.result)
 

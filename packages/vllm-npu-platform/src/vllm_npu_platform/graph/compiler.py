@@ -72,17 +72,6 @@ class Compiler:
             return dtype
         return capabilities.computes_in(dtype)
 
-    def compile(
-        self,
-        name: str,
-        function: Function,
-        inputs: Iterable[Named],
-        model: torch.nn.Module,
-        traces: Traces | None = None,
-    ) -> tuple[Executable, bool]:
-        """Begin, and wait; see `begin`."""
-        return self.begin(name, function, inputs, model, traces)()
-
     def begin(
         self,
         name: str,
